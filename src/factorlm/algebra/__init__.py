@@ -1,0 +1,50 @@
+"""The Factor protocol, its operators, its laws, and exact answers for tiny languages."""
+
+from factorlm.algebra import laws
+from factorlm.algebra.enumeration import global_product, local_product, log_weights_of_texts, total_variation
+from factorlm.algebra.factor import PAD, Factor, State, end_together, pad_left, pad_right, select_rows
+from factorlm.algebra.logspace import log_mean, log_normalize, mean_where_possible, scale
+from factorlm.algebra.operators import (
+    Interpolation,
+    Intersection,
+    LocalProduct,
+    Mixture,
+    Named,
+    Power,
+    Product,
+    Union,
+)
+from factorlm.algebra.tree import Term, flatten, leaves, map_leaves, merge, unflatten
+
+__all__ = [
+    "PAD",
+    "Factor",
+    "Interpolation",
+    "Intersection",
+    "LocalProduct",
+    "Mixture",
+    "Named",
+    "Power",
+    "Product",
+    "State",
+    "Term",
+    "Union",
+    "end_together",
+    "flatten",
+    "global_product",
+    "laws",
+    "leaves",
+    "local_product",
+    "log_mean",
+    "log_normalize",
+    "log_weights_of_texts",
+    "map_leaves",
+    "mean_where_possible",
+    "merge",
+    "pad_left",
+    "pad_right",
+    "scale",
+    "select_rows",
+    "total_variation",
+    "unflatten",
+]

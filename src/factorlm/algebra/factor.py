@@ -1,0 +1,164 @@
+"""The protocol that everything obeys: a factor weighs texts token by token."""
+
+# Axes: B batch, R rows chosen, T time, V vocabulary.
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from factorlm.errors import InputError
+
+if TYPE_CHECKING:
+    from factorlm.text import Vocabulary
+
+PAD = -1  # fills ragged batches of tokens: prefixes on the left, texts on the right
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a factor knows after reading a prefix. Never changed in place: an old state stays good.
+
+    Attributes:
+        log_weight_BV: of each next token, in nats; -inf is impossible.
+        memory: caches and counters, whose tensors have B rows each.
+    """
+
+    log_weight_BV: Tensor
+    memory: Any = ()
+
+
+class Factor(ABC):
+    """A non-negative weight on texts, read token by token: the weight of a text is the product of its steps.
+
+    A subclass must give `vocabulary`, `start` and `extend`. `reorder` works for every memory made of tensors,
+    tuples, dicts and dataclasses; `trim` must be given for states that shall be cut back. The laws that every
+    factor must obey are in `factorlm.algebra.laws`.
+
+    `p * q`, `p / q` and `p ** a` multiply weights of whole texts; `p | q` and `p & q` take the larger and the
+    smaller weight at each token.
+    """
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that this factor weighs."""
+
+    @abstractmethod
+    def start(self, prefix_BT: Tensor) -> State:
+        """Read a batch of prefixes, filled on the left with PAD; prefixes themselves are not weighed."""
+
+    @abstractmethod
+    def extend(self, state: State, token_B: Tensor) -> State:
+        """Read one more token in each row."""
+
+    def reorder(self, state: State, row_R: Tensor) -> State:
+        """The state with these rows, which may be left out, repeated and moved."""
+        return State(state.log_weight_BV[row_R], select_rows(state.memory, row_R))
+
+    def trim(self, state: State, num_tokens_B: Tensor) -> State:
+        """The state before the last num_tokens_B[b] tokens of each row were read."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be trimmed; give it a `trim` method")
+
+    def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
+        """Log weight of each token of whole texts, [B, T], in nats; zero where text_BT is PAD.
+
+        Args:
+            prefix_BT: what was read before, filled on the left with PAD.
+            text_BT: the texts to weigh, filled on the right with PAD.
+        """
+        state = self.start(prefix_BT)
+        steps = []
+        for t, token_B in enumerate(text_BT.unbind(1)):
+            real_B = token_B != PAD
+            safe_B = token_B.clamp(min=0)
+            step_B = state.log_weight_BV.gather(1, safe_B[:, None])[:, 0]
+            steps.append(torch.where(real_B, step_B, 0.0))
+            if t + 1 < text_BT.shape[1]:
+                state = self.extend(state, safe_B)
+        return torch.stack(steps, 1) if steps else torch.zeros(text_BT.shape)
+
+    def __mul__(self, other: Factor) -> Factor:
+        from factorlm.algebra.operators import Product
+
+        return Product((self, other)) if isinstance(other, Factor) else NotImplemented
+
+    def __truediv__(self, other: Factor) -> Factor:
+        from factorlm.algebra.operators import Power, Product
+
+        return Product((self, Power(other, -1.0))) if isinstance(other, Factor) else NotImplemented
+
+    def __pow__(self, exponent: float | Tensor) -> Factor:
+        from factorlm.algebra.operators import Power
+
+        return Power(self, exponent)
+
+    def __or__(self, other: Factor) -> Factor:
+        from factorlm.algebra.operators import Union
+
+        return Union((self, other)) if isinstance(other, Factor) else NotImplemented
+
+    def __and__(self, other: Factor) -> Factor:
+        from factorlm.algebra.operators import Intersection
+
+        return Intersection((self, other)) if isinstance(other, Factor) else NotImplemented
+
+
+def select_rows(memory: Any, row_R: Tensor) -> Any:
+    """Take these rows of every tensor in a nest of tuples, dicts and dataclasses."""
+    if isinstance(memory, Tensor):
+        return memory[row_R]
+    if isinstance(memory, tuple):
+        return tuple(select_rows(item, row_R) for item in memory)
+    if isinstance(memory, dict):
+        return {key: select_rows(item, row_R) for key, item in memory.items()}
+    if is_dataclass(memory) and not isinstance(memory, type):
+        return replace(memory, **{f.name: select_rows(getattr(memory, f.name), row_R) for f in fields(memory)})
+    if memory is None:
+        return None
+    raise TypeError(f"cannot take rows of {type(memory).__name__}; give the factor its own `reorder`")
+
+
+def end_together(x_BT: Tensor, num_tokens_B: Tensor) -> Tensor:
+    """Drop the last num_tokens_B[b] entries of each row along axis 1, and move rows right so that they end together.
+
+    What enters on the left is a copy of the first entry; callers mask it or never read it.
+    """
+    length = x_BT.shape[1]
+    kept = length - int(num_tokens_B.min())
+    index_BT = torch.arange(length - kept, length, device=x_BT.device)[None] - num_tokens_B[:, None]
+    return x_BT[torch.arange(x_BT.shape[0], device=x_BT.device)[:, None], index_BT.clamp(min=0)]
+
+
+def pad_left(rows: list[list[int]]) -> Tensor:
+    """A batch of prefixes [B, T], filled on the left with PAD."""
+    width = max(map(len, rows), default=0)
+    return torch.tensor([[PAD] * (width - len(row)) + row for row in rows], dtype=torch.long).reshape(len(rows), width)
+
+
+def pad_right(rows: list[list[int]]) -> Tensor:
+    """A batch of texts [B, T], filled on the right with PAD."""
+    width = max(map(len, rows), default=0)
+    return torch.tensor([row + [PAD] * (width - len(row)) for row in rows], dtype=torch.long).reshape(len(rows), width)
+
+
+def shared_vocabulary(parts: tuple[Factor, ...]) -> Vocabulary:
+    """The one vocabulary of all parts.
+
+    Raises:
+        InputError: if there are no parts, or two parts have different vocabularies.
+    """
+    if not parts:
+        raise InputError("an operator needs at least one factor, got none")
+    first, *rest = (part.vocabulary for part in parts)
+    for other in rest:
+        if other != first:
+            raise InputError(
+                f"factors can be combined only over one vocabulary, got {first.size} tokens ({first.fingerprint}) "
+                f"and {other.size} tokens ({other.fingerprint}); take models with the same tokenizer"
+            )
+    return first

@@ -1,0 +1,79 @@
+"""Walking and rewriting a composition: which factors stand in it, under which names and exponents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from factorlm.algebra.factor import Factor
+from factorlm.algebra.operators import Combination, LocalProduct, Mixture, Named, Power, Product
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One factor of a product and its exponent: a number, or a tensor [B] with one for each row."""
+
+    factor: Factor
+    exponent: float | Tensor = 1.0
+
+    @property
+    def name(self) -> str:
+        """The name people know the factor by."""
+        return str(getattr(self.factor, "name", type(self.factor).__name__.lower()))
+
+    def as_factor(self) -> Factor:
+        """The factor raised to its exponent."""
+        is_plain = not isinstance(self.exponent, Tensor) and self.exponent == 1.0
+        return self.factor if is_plain else Power(self.factor, self.exponent)
+
+
+def flatten(factor: Factor, exponent: float | Tensor = 1.0) -> list[Term]:
+    """The terms of a product of powers, nested or not; any other factor is one term."""
+    if isinstance(factor, Product):
+        return [term for part in factor.parts for term in flatten(part, exponent)]
+    if isinstance(factor, Power):
+        return flatten(factor.base, exponent * factor.exponent)
+    return [Term(factor, exponent)]
+
+
+def merge(terms: list[Term]) -> list[Term]:
+    """One term for each factor, in order of first appearance; exponents of the same factor add."""
+    merged: dict[int, Term] = {}
+    for term in terms:
+        key = id(term.factor)
+        if key in merged:
+            total = torch.as_tensor(merged[key].exponent) + torch.as_tensor(term.exponent)
+            merged[key] = Term(term.factor, total if total.ndim else total.item())
+        else:
+            merged[key] = term
+    return list(merged.values())
+
+
+def unflatten(terms: list[Term]) -> Factor:
+    """The product of the terms; a single plain term is its factor itself."""
+    parts = tuple(term.as_factor() for term in terms)
+    return parts[0] if len(parts) == 1 else Product(parts)
+
+
+def map_leaves(factor: Factor, change: Callable[[Factor], Factor]) -> Factor:
+    """The same composition with every leaf (a factor that wraps no other) changed."""
+    if isinstance(factor, (Combination, Mixture)):
+        return replace(factor, parts=tuple(map_leaves(part, change) for part in factor.parts))
+    if isinstance(factor, (Power, LocalProduct, Named)):
+        return replace(factor, base=map_leaves(factor.base, change))
+    return change(factor)
+
+
+def leaves(factor: Factor) -> list[Factor]:
+    """Every factor in a composition that wraps no other."""
+    found: list[Factor] = []
+
+    def note(leaf: Factor) -> Factor:
+        found.append(leaf)
+        return leaf
+
+    map_leaves(factor, note)
+    return found
