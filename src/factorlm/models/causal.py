@@ -1,0 +1,244 @@
+"""Any causal language model of transformers as a factor, and as the encoder that heads share."""
+
+# Axes: B batch, D width, N tokens of a batch laid end to end, R rows chosen, T time, V vocabulary.
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import cached_property
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from factorlm.algebra import PAD, Factor, State
+from factorlm.errors import IncompatibleError, InputError
+from factorlm.models import linear
+from factorlm.models.encoding import Encoded, Memo, as_cache
+from factorlm.models.span import Span
+from factorlm.text import Vocabulary
+from factorlm.text.tokens import vocabulary_of
+
+CHUNK_TOKENS = 512  # unembedded at once when whole texts are read: [512, V] of float32 is about 100 MB
+KEPT_PREFIXES = 4
+SHORTEST_REUSE = 8  # tokens; below that, reading anew is as fast
+
+
+class CausalLM(Factor):
+    """A language model p(x_t | x_<t) = softmax(E h_t), whose hidden states h others may read.
+
+    All its methods may be called by several parts of a composition on the same tokens: the work is done once.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, name: str, start_ids: tuple[int, ...], end_ids: tuple[int, ...]
+    ) -> None:
+        if getattr(model.config, "final_logit_softcapping", None):
+            raise IncompatibleError(f"{name} caps its logits, which heads cannot factor; take a model without a cap")
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.start_ids = start_ids
+        self.device = model.device
+        self.unembedding_VD: Tensor = model.get_output_embeddings().weight
+        self._vocabulary = vocabulary_of(tokenizer, self.unembedding_VD.shape[0], end_ids)
+        self._body = model.base_model
+        self._memo = Memo()
+        self._prefixes: OrderedDict[tuple[int, ...], Encoded] = OrderedDict()
+        self.num_tokens_read = 0  # run through the layers so far; prefix reuse shows here
+        if model.dtype == torch.float32 and self.device.type == "cpu":
+            linear.install(model)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens of the model."""
+        return self._vocabulary
+
+    @property
+    def width(self) -> int:
+        """Size D of a hidden state."""
+        return int(self.unembedding_VD.shape[1])
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text that the model was made for, in tokens."""
+        return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of a sample of every weight: changes with any training, not with the number format it is run in."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.model.state_dict().items()):
+            flat = weight.reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 256)][:256].to("cpu", torch.bfloat16).view(torch.int16)
+            digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text, without a start token; names of special tokens in it are plain text."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+    # The encoder
+
+    @torch.no_grad()
+    def encode(self, prefix_BT: Tensor) -> Encoded:
+        """Read prefixes, filled on the left with PAD; what many rows or earlier calls begin with is read once."""
+        return self._memo.get("encode", prefix_BT, lambda: self._encode(prefix_BT.to(self.device)))
+
+    @torch.no_grad()
+    def advance(self, encoded: Encoded, token_BT: Tensor) -> Encoded:
+        """Read more tokens in each row, filled on the left with PAD where rows get fewer."""
+        return encoded.memo.get("advance", token_BT, lambda: self._read(encoded, token_BT.to(self.device)))
+
+    def rows(self, encoded: Encoded, row_R: Tensor) -> Encoded:
+        """These rows of an encoding."""
+        return encoded.memo.get("rows", row_R, lambda: encoded.rows(row_R.to(self.device)))
+
+    def trimmed(self, encoded: Encoded, num_tokens_B: Tensor) -> Encoded:
+        """An encoding as before the last tokens of each row were read."""
+        return encoded.memo.get("trimmed", num_tokens_B, lambda: encoded.trimmed(num_tokens_B.to(self.device)))
+
+    @torch.no_grad()
+    def unembed(self, hidden_ND: Tensor) -> Tensor:
+        """Logits e_v . h, [..., V], in float32."""
+        return linear.product(hidden_ND.to(self.unembedding_VD.dtype), self.unembedding_VD).float()
+
+    @torch.no_grad()
+    def hidden_before(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
+        """Hidden states from which each token of the texts is predicted, [B, T, D]; meaningless where it is PAD."""
+        read_BT = torch.cat([prefix_BT, text_BT[:, :-1]], 1).to(self.device)
+        self._check_tokens(read_BT, prefix_BT)
+        hidden_BTD = self._run(read_BT, read_BT != PAD, None)
+        return hidden_BTD[:, prefix_BT.shape[1] - 1 :]
+
+    def chunks(self, hidden_ND: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Log probabilities [n, V] of the next token for a stretch of states at a time, with the stretch."""
+        for start in range(0, hidden_ND.shape[0], CHUNK_TOKENS):
+            stretch = slice(start, start + CHUNK_TOKENS)
+            yield stretch, self.unembed(hidden_ND[stretch]).log_softmax(-1)
+
+    # The factor
+
+    def start(self, prefix_BT: Tensor) -> State:
+        """See Factor."""
+        return self._state(self.encode(prefix_BT))
+
+    def extend(self, state: State, token_B: Tensor) -> State:
+        """See Factor."""
+        return self._state(self.advance(state.memory, token_B[:, None]))
+
+    def reorder(self, state: State, row_R: Tensor) -> State:
+        """See Factor."""
+        return State(state.log_weight_BV[row_R], self.rows(state.memory, row_R))
+
+    def trim(self, state: State, num_tokens_B: Tensor) -> State:
+        """See Factor."""
+        return self._state(self.trimmed(state.memory, num_tokens_B))
+
+    def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
+        """See Factor."""
+        real_BT = (text_BT != PAD).to(self.device)
+        hidden_ND = self.hidden_before(prefix_BT, text_BT)[real_BT]
+        token_N = text_BT.to(self.device)[real_BT]
+        log_prob_N = torch.cat(
+            [log_prob.gather(1, token_N[part, None])[:, 0] for part, log_prob in self.chunks(hidden_ND)]
+            or [hidden_ND.new_zeros(0, dtype=torch.float32)]
+        )
+        return torch.zeros(text_BT.shape, device=self.device).masked_scatter(real_BT, log_prob_N)
+
+    def log_prob(self, encoded: Encoded) -> Tensor:
+        """Log probability of each next token, [B, V], in nats; computed once for each encoding."""
+        key = torch.empty(0)
+        return encoded.memo.get("log_prob", key, lambda: self.unembed(encoded.hidden_BD).log_softmax(-1))
+
+    def _state(self, encoded: Encoded) -> State:
+        return State(self.log_prob(encoded), encoded)
+
+    def _encode(self, prefix_BT: Tensor) -> Encoded:
+        self._check_tokens(prefix_BT, prefix_BT)
+        rows = [tuple(t for t in row if t != PAD) for row in prefix_BT.tolist()]
+        if len(rows) == 1:
+            return self._encode_row(rows[0])
+        common = _common_start(rows)
+        if len(common) < SHORTEST_REUSE and len(set(rows)) > 1:
+            return self._read(None, prefix_BT)
+        num_common = len(common) if len(set(rows)) == 1 else min(len(common), min(map(len, rows)) - 1)
+        if num_common < 1:
+            return self._read(None, prefix_BT)
+        shared = self._encode_row(common[:num_common]).rows(torch.zeros(len(rows), dtype=torch.long, device=self.device))
+        rest = max(map(len, rows)) - num_common
+        return self._read(shared, prefix_BT[:, -rest:].masked_fill(_is_common(prefix_BT, num_common)[:, -rest:], PAD)) \
+            if rest else shared
+
+    def _encode_row(self, row: tuple[int, ...]) -> Encoded:
+        best = max(self._prefixes, key=lambda known: len(_common_start([known, row])), default=())
+        num_known = min(len(_common_start([best, row])), len(row))
+        if num_known < SHORTEST_REUSE:
+            encoded = self._read(None, torch.tensor([row], device=self.device))
+        else:
+            known = self._prefixes[best]
+            surplus = len(best) - num_known
+            encoded = known.trimmed(torch.tensor([surplus], device=self.device)) if surplus else known
+            if num_known < len(row):
+                encoded = self._read(encoded, torch.tensor([row[num_known:]], device=self.device))
+        self._prefixes[row] = encoded
+        self._prefixes.move_to_end(row)
+        if len(self._prefixes) > KEPT_PREFIXES:
+            self._prefixes.popitem(last=False)
+        return encoded
+
+    def _read(self, encoded: Encoded | None, token_BT: Tensor) -> Encoded:
+        is_token_BT = token_BT != PAD
+        single = token_BT.shape[1] == 1  # a decoding step: every row gets a token, no need to look
+        is_padded = False if single else not bool(is_token_BT.all())
+        if encoded is not None:
+            is_padded = is_padded or encoded.is_padded
+            is_token_BT = torch.cat([encoded.is_token_BT, is_token_BT], 1)
+        cache = as_cache(encoded, self.model.config.num_hidden_layers)
+        hidden_BTD = self._run(token_BT, is_token_BT if is_padded else None, cache)
+        hidden = Span.of(hidden_BTD, 1) if encoded is None else encoded.hidden.append(hidden_BTD)
+        return Encoded(tuple(layer.spans for layer in cache.layers), hidden, is_token_BT, is_padded)
+
+    def _run(self, token_BT: Tensor, is_token_BT: Tensor | None, cache: Any) -> Tensor:
+        """Last hidden states [B, T, D] of these tokens; is_token_BT covers the cache too, None means all are real."""
+        length = token_BT.shape[1]
+        self.num_tokens_read += token_BT.numel()
+        if is_token_BT is None:
+            past = 0 if cache is None else cache.get_seq_length()
+            position_BT = torch.arange(past, past + length, device=self.device)[None]
+            mask_BT = None
+        else:
+            position_BT = (is_token_BT.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
+            mask_BT = is_token_BT.long()
+        output = self._body(
+            input_ids=token_BT.clamp(min=0),
+            attention_mask=mask_BT,
+            position_ids=position_BT,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
+
+    def _check_tokens(self, read_BT: Tensor, prefix_BT: Tensor) -> None:
+        if prefix_BT.shape[1] == 0 or bool((prefix_BT[:, -1] == PAD).any()):
+            raise InputError("a prefix of at least one token is needed, got an empty one; begin with a start token")
+        if read_BT.shape[1] > self.max_tokens and int((read_BT != PAD).sum(1).max()) > self.max_tokens:
+            longest = int((read_BT != PAD).sum(1).max())
+            raise InputError(f"{self.name} reads at most {self.max_tokens} tokens, got {longest}; shorten the text")
+
+
+def _common_start(rows: list[tuple[int, ...]]) -> tuple[int, ...]:
+    shortest = min(rows, key=len)
+    for n, token in enumerate(shortest):
+        if any(row[n] != token for row in rows):
+            return shortest[:n]
+    return shortest
+
+
+def _is_common(prefix_BT: Tensor, num_common: int) -> Tensor:
+    """True for the first num_common tokens of each row of a batch padded on the left."""
+    order_BT = (prefix_BT != PAD).long().cumsum(1)
+    return order_BT <= num_common

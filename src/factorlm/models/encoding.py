@@ -1,0 +1,129 @@
+"""What the shared encoder knows after reading a batch of texts."""
+
+# Axes: B batch, D width, H heads of attention, R rows chosen, T time.
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from factorlm.models.span import Span
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Keys, values and last hidden states of everything read, in rows that end together.
+
+    Attributes:
+        keys_values: a span pair [B, H, T, ...] for each layer.
+        hidden: last hidden states after the final norm, [B, T, D].
+        is_token_BT: False where a row is padded.
+        is_padded: whether any row is; kept apart so that the usual case needs no look at the tensor.
+    """
+
+    keys_values: tuple[tuple[Span, Span], ...]
+    hidden: Span
+    is_token_BT: Tensor
+    is_padded: bool
+    memo: Memo = field(default_factory=lambda: Memo())
+
+    @property
+    def hidden_BD(self) -> Tensor:
+        """The state that the next token is drawn from."""
+        return self.hidden.view[:, -1]
+
+    @property
+    def num_tokens_B(self) -> Tensor:
+        """Real tokens read in each row."""
+        return self.is_token_BT.sum(1)
+
+    def rows(self, row_R: Tensor) -> Encoded:
+        """These rows, in this order."""
+        keys_values = tuple((key.rows(row_R), value.rows(row_R)) for key, value in self.keys_values)
+        return Encoded(keys_values, self.hidden.rows(row_R), self.is_token_BT[row_R], self.is_padded)
+
+    def trimmed(self, num_tokens_B: Tensor) -> Encoded:
+        """As before the last num_tokens_B[b] tokens of each row were read."""
+        length = self.hidden.length
+        least, most = int(num_tokens_B.min()), int(num_tokens_B.max())
+        if most >= int(self.num_tokens_B.min()):
+            raise ValueError(f"a row of {int(self.num_tokens_B.min())} tokens cannot lose {most}; keep at least one")
+        if least == most:
+            keys_values = tuple((key.cut(least), value.cut(least)) for key, value in self.keys_values)
+            return Encoded(keys_values, self.hidden.cut(least), self.is_token_BT[:, : length - least], self.is_padded)
+        index_BT = torch.arange(least, length, device=num_tokens_B.device)[None] - num_tokens_B[:, None]
+        inside_BT, index_BT = index_BT >= 0, index_BT.clamp(min=0)
+        return Encoded(
+            tuple((key.gathered(index_BT), value.gathered(index_BT)) for key, value in self.keys_values),
+            self.hidden.gathered(index_BT),
+            self.is_token_BT.gather(1, index_BT) & inside_BT,
+            True,
+        )
+
+
+class Memo:
+    """Remembers the last derived encoding of each kind, as long as somebody holds it.
+
+    The parts of a composition that read one encoder ask it for the same extension of the same state, one after the
+    other; the first does the work. Arguments are compared by value, so nobody needs to pass the same tensor object.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[Tensor, weakref.ref[Any]]] = {}
+
+    def get(self, kind: str, argument: Tensor, make: Callable[[], Any]) -> Any:
+        """The remembered result for this argument, else make() and remember it."""
+        if kind in self._last:
+            known, reference = self._last[kind]
+            result = reference()
+            if result is not None and known.shape == argument.shape and torch.equal(known, argument):
+                return result
+        result = make()
+        self._last[kind] = (argument.clone(), weakref.ref(result))
+        return result
+
+
+class SpanLayer(CacheLayerMixin):
+    """One attention layer's cache in the form that transformers wants, over a pair of spans."""
+
+    is_sliding = False
+
+    def __init__(self, spans: tuple[Span, Span] | None) -> None:
+        super().__init__()
+        self.spans = spans
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to prepare."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add keys and values [B, H, T, ...]; return all of them."""
+        if self.spans is None:
+            self.spans = (Span.of(key_states, 2), Span.of(value_states, 2))
+        else:
+            self.spans = (self.spans[0].append(key_states), self.spans[1].append(value_states))
+        return self.spans[0].view, self.spans[1].view
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Number of keys that the mask covers, and its offset."""
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Entries held."""
+        return 0 if self.spans is None else self.spans[0].length
+
+    def get_max_length(self) -> int:
+        """No limit of its own."""
+        return -1
+
+
+def as_cache(encoded: Encoded | None, num_layers: int) -> Cache:
+    """A transformers cache that continues from this encoding."""
+    spans = [None] * num_layers if encoded is None else encoded.keys_values
+    return Cache(layers=[SpanLayer(pair) for pair in spans])

@@ -1,0 +1,99 @@
+"""From a name, a folder or a hub name to a language model in memory."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from factorlm.errors import InputError, UnknownNameError
+from factorlm.models.causal import CausalLM
+from factorlm.models.fetch import MODELS, fetch
+
+DEFAULT_MODEL = "smollm2"
+
+
+@lru_cache(maxsize=4)
+def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "auto", device: str = "auto") -> CausalLM:
+    """Load a causal language model; the same arguments give the same object.
+
+    Args:
+        name: a model that `factorlm models list` shows, a folder in the transformers format, or a hub name
+            (owner/model).
+        dtype: "float32", "bfloat16" or "auto": bfloat16 on an accelerator and on processors that multiply it
+            natively, else float32, which is then faster.
+        device: "cpu", "cuda" or "auto": an accelerator if there is one.
+
+    Raises:
+        InputError: if there is no such model, or it cannot be read.
+        FetchError: if a listed model could not be fetched.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    folder = _folder_of(name)
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    number = _number_format(dtype, place)
+    was_shown, was_level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=number).to(place)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(f"no causal language model can be read from {folder}: {reason}") from error
+    finally:
+        logging.set_verbosity(was_level)
+        if was_shown:
+            logging.enable_progress_bar()
+    start_ids = _start_ids(Path(folder), tokenizer)
+    end_ids = _end_ids(model, tokenizer)
+    return CausalLM(model, tokenizer, name=name, start_ids=start_ids, end_ids=end_ids)
+
+
+def _folder_of(name: str) -> str:
+    if name in MODELS:
+        return str(fetch(name))
+    if Path(name).is_dir():
+        return name
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name  # a hub name: transformers looks into its cache, then asks the hub
+    raise UnknownNameError.of("model", name, MODELS, "or give a folder or a hub name as owner/model")
+
+
+def _number_format(dtype: str, device: str) -> Any:
+    import torch
+
+    formats = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype in formats:
+        return formats[dtype]
+    if dtype != "auto":
+        raise InputError(f"a number format is auto, float32 or bfloat16, got {dtype!r}")
+    native = device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _start_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+    """The token that documents begin with: as noted when the model was fetched, else the tokenizer's."""
+    note = folder / "complete.json"
+    if note.is_file() and (token := json.loads(note.read_text()).get("start_token")):
+        return (int(tokenizer.convert_tokens_to_ids(token)),)
+    for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return (int(token_id),)
+    raise InputError(f"the tokenizer in {folder} has no start or end token; set bos_token in its configuration")
+
+
+def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    found = model.generation_config.eos_token_id
+    ids = list(found) if isinstance(found, (list, tuple)) else [found]
+    ids.append(tokenizer.eos_token_id)
+    vocabulary = tokenizer.get_vocab()
+    ids += [vocabulary[token] for token in ("<|endoftext|>", "</s>") if token in vocabulary]
+    ids = list(dict.fromkeys(int(i) for i in ids if i is not None))
+    if not ids:
+        raise InputError("the model has no end-of-text token; set eos_token_id in its generation configuration")
+    return tuple(ids)

@@ -1,0 +1,73 @@
+"""Caches that only grow: a state never changes, yet adding a token copies nothing.
+
+A span is the first `length` entries of a buffer. Adding to the span that ends where the buffer is filled writes behind
+it; adding to an older one copies it first. So every state stays good for as long as somebody holds it (prefix reuse,
+search and speculation need that), while plain decoding pays no copy.
+"""
+
+# Axes: B batch, R rows chosen, T time; other axes are those of the entries.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SMALLEST_CAPACITY = 64  # entries; doubles when full
+
+
+class Buffer:
+    """Storage with room to spare along axis `dim`, filled from the left."""
+
+    def __init__(self, start: Tensor, dim: int, capacity: int) -> None:
+        shape = list(start.shape)
+        shape[dim] = capacity
+        self.storage = start.new_empty(shape)
+        self.storage.narrow(dim, 0, start.shape[dim]).copy_(start)
+        self.filled = start.shape[dim]
+        self.capacity = capacity
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """The first `length` entries of a buffer along axis `dim`; axis 0 is the batch."""
+
+    buffer: Buffer
+    length: int
+    dim: int
+
+    @classmethod
+    def of(cls, start: Tensor, dim: int) -> Span:
+        """A span over a copy of these entries."""
+        length = start.shape[dim]
+        return cls(Buffer(start, dim, max(SMALLEST_CAPACITY, length + length // 2)), length, dim)
+
+    @property
+    def view(self) -> Tensor:
+        """The entries, not copied; not to be written to."""
+        return self.buffer.storage.narrow(self.dim, 0, self.length)
+
+    def append(self, new: Tensor) -> Span:
+        """The span with these entries behind it."""
+        end = self.length + new.shape[self.dim]
+        buffer = self.buffer
+        if buffer.filled != self.length or end > buffer.capacity:
+            buffer = Buffer(self.view, self.dim, max(SMALLEST_CAPACITY, 2 * end))
+        buffer.storage.narrow(self.dim, self.length, new.shape[self.dim]).copy_(new)
+        buffer.filled = end
+        return Span(buffer, end, self.dim)
+
+    def rows(self, row_R: Tensor) -> Span:
+        """These rows of the batch."""
+        return Span.of(self.view.index_select(0, row_R), self.dim)
+
+    def cut(self, num_entries: int) -> Span:
+        """Without the last entries."""
+        return Span(self.buffer, self.length - num_entries, self.dim)
+
+    def gathered(self, index_BT: Tensor) -> Span:
+        """Entry index_BT[b, t] at row b, time t."""
+        view = self.view.movedim(self.dim, 1)
+        row_B1 = torch.arange(view.shape[0], device=view.device)[:, None]
+        return Span.of(view[row_B1, index_BT].movedim(1, self.dim), self.dim)
