@@ -1,13 +1,13 @@
 """One tree of exceptions. Everything a user can cause says in one line what was wanted, what came and what to do.
 
-    FactorlmError
-    ├── InputError (also ValueError)   a text, number, name or file that cannot be used
-    │   ├── UnknownNameError           no factor or model of that name; lists near names
-    │   └── DeadEndError               every next token is impossible
-    ├── IncompatibleError              parts that do not fit: another encoder, another vocabulary
-    ├── IntegrityError                 a file that is not what its manifest says
-    ├── UnboundError                   a factor used before it was given a model
-    └── FetchError                     a model that could not be fetched
+FactorlmError
+├── InputError (also ValueError)   a text, number, name or file that cannot be used
+│   ├── UnknownNameError           no factor or model of that name; lists near names
+│   └── DeadEndError               every next token is impossible
+├── IncompatibleError              parts that do not fit: another encoder, another vocabulary
+├── IntegrityError                 a file that is not what its manifest says
+├── UnboundError                   a factor used before it was given a model
+└── FetchError                     a model that could not be fetched
 """
 
 import difflib

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,19 @@ class Factor(ABC):
         """The state before the last num_tokens_B[b] tokens of each row were read."""
         raise NotImplementedError(f"{type(self).__name__} cannot be trimmed; give it a `trim` method")
 
+    def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
+        """Log weights [B, V] from which each token of whole texts is taken, one time after the other.
+
+        Factors that can read a whole text at once override this; what they give after PAD means nothing.
+        """
+        if text_BT.shape[1] == 0:
+            return
+        state = self.start(prefix_BT)
+        yield state.log_weight_BV
+        for token_B in text_BT[:, :-1].unbind(1):
+            state = self.extend(state, token_B.clamp(min=0))
+            yield state.log_weight_BV
+
     def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
         """Log weight of each token of whole texts, [B, T], in nats; zero where text_BT is PAD.
 
@@ -71,16 +85,12 @@ class Factor(ABC):
             prefix_BT: what was read before, filled on the left with PAD.
             text_BT: the texts to weigh, filled on the right with PAD.
         """
-        state = self.start(prefix_BT)
-        steps = []
-        for t, token_B in enumerate(text_BT.unbind(1)):
-            real_B = token_B != PAD
-            safe_B = token_B.clamp(min=0)
-            step_B = state.log_weight_BV.gather(1, safe_B[:, None])[:, 0]
-            steps.append(torch.where(real_B, step_B, 0.0))
-            if t + 1 < text_BT.shape[1]:
-                state = self.extend(state, safe_B)
-        return torch.stack(steps, 1) if steps else torch.zeros(text_BT.shape)
+        chosen = []
+        for log_weight_BV, token_B in zip(self.steps(prefix_BT, text_BT), text_BT.unbind(1), strict=True):
+            token_B = token_B.to(log_weight_BV.device)
+            step_B = log_weight_BV.gather(1, token_B.clamp(min=0)[:, None])[:, 0]
+            chosen.append(torch.where(token_B == PAD, 0.0, step_B))
+        return torch.stack(chosen, 1) if chosen else torch.zeros(text_BT.shape)
 
     def __mul__(self, other: Factor) -> Factor:
         from factorlm.algebra.operators import Product

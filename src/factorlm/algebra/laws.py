@@ -1,13 +1,14 @@
 """The laws that every factor must obey, as public code: check your own factor in five lines.
 
-    from factorlm.algebra import laws
-    laws.check(my_factor, prefixes=[[0], [1, 0]], texts=[[0, 1, 2], [1, 1, 0]])
+from factorlm.algebra import laws
+laws.check(my_factor, prefixes=[[0], [1, 0]], texts=[[0, 1, 2], [1, 1, 0]])
 """
 
 # Axes: B batch, T time, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -89,7 +90,7 @@ def _check_rows_alone(factor: Factor, prefix_BT: Tensor, text_BT: Tensor, states
 def _check_reorder(factor: Factor, text_BT: Tensor, states: list[State], compare) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
     num_rows = text_BT.shape[0]
     row_R = torch.tensor([num_rows - 1, *range(num_rows)])
-    for t, (before, after) in enumerate(zip(states[:-1], states[1:], strict=True)):
+    for t, (before, after) in enumerate(itertools.pairwise(states)):
         moved = factor.reorder(before, row_R)
         compare("reorder takes rows", moved.log_weight_BV, before.log_weight_BV[row_R])
         got = factor.extend(moved, text_BT[row_R, t])
@@ -115,9 +116,6 @@ def _check_trim(factor: Factor, text_BT: Tensor, states: list[State], compare) -
         again_B = text_BT[:, 0]
         got = factor.extend(cut, again_B).log_weight_BV
         want = torch.stack(
-            [
-                factor.extend(states[length - int(n)], again_B).log_weight_BV[b]
-                for b, n in enumerate(num_tokens_B)
-            ]
+            [factor.extend(states[length - int(n)], again_B).log_weight_BV[b] for b, n in enumerate(num_tokens_B)]
         )
         compare("trim by row, then extend", got, want)

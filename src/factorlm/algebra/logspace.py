@@ -13,7 +13,7 @@ def log_normalize(log_weight: Tensor) -> Tensor:
 
 
 def scale(log_weight: Tensor, exponent: Tensor | float) -> Tensor:
-    """exponent * log_weight, where -inf stays -inf under every exponent, zero and negative ones included.
+    """Exponent * log_weight, where -inf stays -inf under every exponent, zero and negative ones included.
 
     Plain arithmetic would make 0 * -inf nan, and a negative power of an impossible token infinitely likely.
     """
@@ -21,7 +21,7 @@ def scale(log_weight: Tensor, exponent: Tensor | float) -> Tensor:
 
 
 def log_mean(log_weight: Tensor, log_prob: Tensor) -> Tensor:
-    """log E_p[w], [...], in nats; impossible where p and w have no token in common."""
+    """Log E_p[w], [...], in nats; impossible where p and w have no token in common."""
     return torch.logsumexp(log_weight + log_prob, dim=-1)
 
 

@@ -10,7 +10,7 @@ report it as a dead end.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,11 @@ class Combination(Factor):
     def trim(self, state: State, num_tokens_B: Tensor) -> State:
         """See Factor."""
         return self._joined(tuple(p.trim(s, num_tokens_B) for p, s in zip(self.parts, state.memory, strict=True)))
+
+    def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
+        """See Factor."""
+        for parts in zip(*(part.steps(prefix_BT, text_BT) for part in self.parts), strict=True):
+            yield self.combine(torch.stack(parts))
 
     def _joined(self, states: tuple[State, ...]) -> State:
         return State(self.combine(torch.stack([s.log_weight_BV for s in states])), states)
@@ -222,6 +227,12 @@ class Power(Factor):
         inner, exponent_B = state.memory
         return self._raised(self.base.trim(inner, num_tokens_B), exponent_B)
 
+    def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
+        """See Factor."""
+        for log_weight_BV in self.base.steps(prefix_BT, text_BT):
+            exponent = torch.as_tensor(self.exponent, dtype=log_weight_BV.dtype, device=log_weight_BV.device)
+            yield scale(log_weight_BV, exponent[:, None] if exponent.ndim else exponent)
+
     def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
         """See Factor."""
         log_weight_BT = self.base.score(prefix_BT, text_BT)
@@ -262,6 +273,11 @@ class LocalProduct(Factor):
         """See Factor."""
         return self._normalized(self.base.trim(state.memory, num_tokens_B))
 
+    def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
+        """See Factor."""
+        for log_weight_BV in self.base.steps(prefix_BT, text_BT):
+            yield log_normalize(log_weight_BV)
+
     def _normalized(self, inner: State) -> State:
         return State(log_normalize(inner.log_weight_BV), inner)
 
@@ -293,6 +309,10 @@ class Named(Factor):
     def trim(self, state: State, num_tokens_B: Tensor) -> State:
         """See Factor."""
         return self.base.trim(state, num_tokens_B)
+
+    def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
+        """See Factor."""
+        yield from self.base.steps(prefix_BT, text_BT)
 
     def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
         """See Factor."""

@@ -8,7 +8,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cached_property
-
 from typing import Any
 
 import torch
@@ -138,6 +137,12 @@ class CausalLM(Factor):
         """See Factor."""
         return self._state(self.trimmed(state.memory, num_tokens_B))
 
+    def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
+        """See Factor."""
+        if text_BT.shape[1]:
+            for hidden_BD in self.hidden_before(prefix_BT, text_BT).unbind(1):
+                yield self.unembed(hidden_BD).log_softmax(-1)
+
     def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
         """See Factor."""
         real_BT = (text_BT != PAD).to(self.device)
@@ -168,10 +173,15 @@ class CausalLM(Factor):
         num_common = len(common) if len(set(rows)) == 1 else min(len(common), min(map(len, rows)) - 1)
         if num_common < 1:
             return self._read(None, prefix_BT)
-        shared = self._encode_row(common[:num_common]).rows(torch.zeros(len(rows), dtype=torch.long, device=self.device))
+        shared = self._encode_row(common[:num_common]).rows(
+            torch.zeros(len(rows), dtype=torch.long, device=self.device)
+        )
         rest = max(map(len, rows)) - num_common
-        return self._read(shared, prefix_BT[:, -rest:].masked_fill(_is_common(prefix_BT, num_common)[:, -rest:], PAD)) \
-            if rest else shared
+        return (
+            self._read(shared, prefix_BT[:, -rest:].masked_fill(_is_common(prefix_BT, num_common)[:, -rest:], PAD))
+            if rest
+            else shared
+        )
 
     def _encode_row(self, row: tuple[int, ...]) -> Encoded:
         best = max(self._prefixes, key=lambda known: len(_common_start([known, row])), default=())

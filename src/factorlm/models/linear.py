@@ -11,7 +11,7 @@ FEWEST_ROWS, MOST_ROWS = 3, 48
 
 
 def product(x: Tensor, weight_OD: Tensor) -> Tensor:
-    """x W^T, [..., O], in the order of multiplication that is fastest for its number of rows."""
+    """X W^T, [..., O], in the order of multiplication that is fastest for its number of rows."""
     num_rows = x.numel() // x.shape[-1]
     if FEWEST_ROWS <= num_rows <= MOST_ROWS and x.dtype == torch.float32 and x.device.type == "cpu":
         return (weight_OD @ x.reshape(num_rows, -1).T).T.reshape(*x.shape[:-1], -1)

@@ -1,0 +1,106 @@
+"""What `factor.json` says of a factor: everything needed to use it, trust it and credit it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from factorlm.factors.head import EncoderCard
+from factorlm.factors.strength import StrengthMap
+from factorlm.settings import Config
+
+NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
+
+
+class HeadSettings(Config):
+    """A head: a bias and a low-rank map of the encoder's last hidden state."""
+
+    kind: Literal["head"] = "head"
+    rank: Annotated[int, Field(ge=0)]
+
+
+class LexiconSettings(Config):
+    """Words and phrases with a boost in nats each; null is a ban."""
+
+    kind: Literal["lexicon"] = "lexicon"
+    phrases: dict[str, float | None]
+    case_sensitive: bool = False
+    whole_word: bool = True
+
+
+class PromptSettings(Config):
+    """The ratio of the model that was given an instruction to the model that was not."""
+
+    kind: Literal["prompt"] = "prompt"
+    instruction: str
+
+
+class ContrastSettings(Config):
+    """The ratio of two models of one vocabulary; null stands for the model that is steered."""
+
+    kind: Literal["contrast"] = "contrast"
+    expert: str | None
+    anti_expert: str | None
+
+
+Settings = Annotated[HeadSettings | LexiconSettings | PromptSettings | ContrastSettings, Field(discriminator="kind")]
+
+
+class Source(Config):
+    """A set of texts that a factor was trained or tested on."""
+
+    name: str
+    licence: str
+    credit: str = ""
+    num_texts: int
+    fingerprint: str
+
+
+class DataCard(Config):
+    """Where a trained factor comes from."""
+
+    train: tuple[Source, ...] = ()
+    test: tuple[Source, ...] = ()
+    recipe: str = ""
+
+
+class Calibration(Config):
+    """How the potential was scaled, and what its evidence is worth on texts held out from learning.
+
+    Attributes:
+        scale: what the learned numbers were multiplied by, so that exponent one is the learned likelihood ratio.
+        prior: log odds to add to the evidence log p_+(x) / p_-(x) of a text.
+        dev_loss: cross-entropy of the calibrated label probability on the dev split, in nats.
+        dev_auc: area under the curve of the evidence on the dev split.
+        test_auc: the same on the test texts, if there were any.
+    """
+
+    scale: float
+    prior: float
+    dev_loss: float
+    dev_auc: float
+    test_auc: dict[str, float] = Field(default_factory=dict)
+
+
+class Manifest(Config):
+    """The content of factor.json; design section 5."""
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "0.1.0"
+    description: str = ""
+    label: str = ""
+    licence: str = "unspecified"
+    settings: Settings
+    encoder: EncoderCard | None = None
+    calibration: Calibration | None = None
+    strengths: StrengthMap | None = None
+    data: DataCard = DataCard()
+    effect: dict[str, float] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """Which of the kinds of factor this is."""
+        return self.settings.kind

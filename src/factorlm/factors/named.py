@@ -1,0 +1,47 @@
+"""Factors for expressions: by name from a store, or made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from factorlm.factors import store
+from factorlm.factors.wordlist import UnboundLexicon
+from factorlm.factors.prompt import UnboundPrompt
+from factorlm.factors.unbound import Unbound
+
+
+def factor(name: str) -> Unbound:
+    """A factor of the store, by name or folder: `fl.load() * fl.factor("positive") ** 2`.
+
+    Raises:
+        UnknownNameError: if there is no such factor.
+        IntegrityError: if its files are not what its manifest says.
+    """
+    return store.load(name)
+
+
+def prompt(instruction: str, *, name: str = "prompt") -> Unbound:
+    """The factor p(x | instruction) / p(x): what reading the instruction first changes."""
+    return UnboundPrompt(name, None, instruction)
+
+
+def lexicon(
+    phrases: Mapping[str, float] | Sequence[str],
+    *,
+    ban: bool = False,
+    name: str = "lexicon",
+    case_sensitive: bool = False,
+    whole_word: bool = True,
+) -> Unbound:
+    """Words and phrases to boost, in nats each, or to ban.
+
+    Args:
+        phrases: a boost for each phrase (-inf bans it), or just the phrases.
+        ban: whether to ban phrases given without boosts; else each gets 2 nats.
+        name: what explanations call it.
+        case_sensitive: whether case matters.
+        whole_word: whether a phrase must not be part of a longer word.
+    """
+    if not isinstance(phrases, Mapping):
+        phrases = dict.fromkeys(phrases, float("-inf") if ban else 2.0)
+    return UnboundLexicon(name, None, dict(phrases), case_sensitive, whole_word)

@@ -1,0 +1,222 @@
+"""Stores: folders of factor folders. Everything read is checked; everything written appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+from pydantic import ValidationError
+
+from factorlm.errors import InputError, IntegrityError, UnknownNameError
+from factorlm.factors.manifest import Manifest
+from factorlm.settings import explain_validation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from factorlm.factors.unbound import Unbound
+
+MANIFEST, WEIGHTS = "factor.json", "weights.safetensors"
+SHELF = Path(__file__).parent / "shelf"  # the factors that the package ships
+PICKLE_SIGNS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")  # plain, and as torch.save zips it
+PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".bin"}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of factors, one folder each."""
+
+    folder: Path
+
+    def names(self) -> list[str]:
+        """Names of the factors in it, sorted."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path.parent.name for path in self.folder.glob(f"*/{MANIFEST}"))
+
+    def save(self, manifest: Manifest, tensors: dict[str, Tensor] | None = None, *, replace: bool = False) -> Path:
+        """Write a factor; with `replace` an existing one of that name is superseded in one step.
+
+        Raises:
+            InputError: if there is one already and `replace` is not set.
+        """
+        import safetensors.torch
+
+        target = self.folder / manifest.name
+        if target.exists() and not replace:
+            raise InputError(
+                f"there is a factor named {manifest.name!r} in {self.folder}; choose another name or --replace"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".{manifest.name}.{uuid.uuid4().hex}.partial"
+        partial.mkdir()
+        try:
+            files = {}
+            if tensors:
+                safetensors.torch.save_file({k: t.contiguous() for k, t in tensors.items()}, partial / WEIGHTS)
+                files[WEIGHTS] = sha256_of(partial / WEIGHTS)
+            complete = manifest.model_copy(update={"files": files})
+            (partial / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            old = self.folder / f".{manifest.name}.{uuid.uuid4().hex}.old"
+            if target.exists():
+                os.replace(target, old)
+            os.replace(partial, target)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return target
+
+
+def default_stores() -> list[Store]:
+    """Where names are looked up: the user's own store ($FACTORLM_STORE), then the shelf of the package."""
+    own = os.environ.get("FACTORLM_STORE") or platformdirs.user_data_path("factorlm") / "factors"
+    return [Store(Path(own)), Store(SHELF)]
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a factor, by name or path.
+
+    Raises:
+        UnknownNameError: if there is none; near names are listed.
+        IntegrityError: if the path is a pickle.
+    """
+    path = Path(name)
+    if path.suffix in PICKLE_SUFFIXES and path.is_file():
+        raise IntegrityError(
+            f"a factor folder with safetensors is needed, got {name}, a pickle, which can run code; not read"
+        )
+    if os.sep in name and path.is_dir():
+        return path
+    known = {n: store.folder / n for store in reversed(default_stores()) for n in store.names()}
+    if name not in known:
+        raise UnknownNameError.of("factor", name, known, "factorlm factor list shows all")
+    return known[name]
+
+
+def manifests() -> Iterator[tuple[Path, Manifest]]:
+    """Every factor that can be named, with its folder; the user's own come before those of the shelf."""
+    seen = set()
+    for store in default_stores():
+        for name in store.names():
+            if name not in seen:
+                seen.add(name)
+                yield store.folder / name, read_manifest(store.folder / name)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a factor folder.
+
+    Raises:
+        IntegrityError: if it is missing or broken.
+    """
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IntegrityError(
+            f"{folder} is no factor: it has no {MANIFEST}; train one with factorlm factor train"
+        ) from None
+    except ValidationError as error:
+        raise IntegrityError(f"{folder / MANIFEST}: {explain_validation(error, 'the manifest')}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise IntegrityError(f"{folder / MANIFEST} is not readable JSON ({error}); install the factor again") from None
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Check every file of a factor against its manifest.
+
+    Raises:
+        IntegrityError: naming the first file that is missing, changed, or a pickle.
+    """
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if Path(name).name != name or Path(name).suffix != ".safetensors":
+            raise IntegrityError(
+                f"{folder}: weights must be a .safetensors file beside factor.json, got {name}; not read"
+            )
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing; install the factor again")
+        with path.open("rb") as file:
+            if file.read(4).startswith(PICKLE_SIGNS):
+                raise IntegrityError(f"{path} is a pickle, which can run code, not safetensors; not read")
+        found = sha256_of(path)
+        if found != expected:
+            raise IntegrityError(
+                f"{path} is corrupted: sha256 should be {expected[:12]}…, is {found[:12]}…; install the factor again"
+            )
+
+
+def load(name: str) -> Unbound:
+    """A factor by name or folder, checked, and not yet bound to a model.
+
+    Raises:
+        UnknownNameError: if there is no such factor.
+        IntegrityError: if its files are not what the manifest says.
+    """
+    folder = folder_of(name)
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    return KINDS[manifest.kind](manifest, folder)
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _head(manifest: Manifest, folder: Path) -> Unbound:
+    import safetensors
+    import safetensors.torch
+
+    from factorlm.factors.head import HeadWeights, UnboundHead
+
+    try:
+        found = safetensors.torch.load_file(folder / WEIGHTS)
+        weights = HeadWeights(found["bias"], found["up"], found["down"])
+    except (OSError, KeyError, safetensors.SafetensorError) as error:
+        raise IntegrityError(
+            f"{folder / WEIGHTS} cannot be read as a head ({error}); install the factor again"
+        ) from None
+    if manifest.encoder is None or weights.bias_D.shape != (manifest.encoder.width,):
+        raise IntegrityError(f"{folder} does not say for which encoder it was made; install the factor again")
+    return UnboundHead(manifest.name, manifest.strengths, weights, manifest.encoder)
+
+
+def _lexicon(manifest: Manifest, folder: Path) -> Unbound:
+    from factorlm.factors.wordlist import UnboundLexicon
+    from factorlm.factors.manifest import LexiconSettings
+
+    assert isinstance(manifest.settings, LexiconSettings)
+    return UnboundLexicon.from_settings(manifest.name, manifest.strengths, manifest.settings)
+
+
+def _prompt(manifest: Manifest, folder: Path) -> Unbound:
+    from factorlm.factors.manifest import PromptSettings
+    from factorlm.factors.prompt import UnboundPrompt
+
+    assert isinstance(manifest.settings, PromptSettings)
+    return UnboundPrompt(manifest.name, manifest.strengths, manifest.settings.instruction)
+
+
+def _contrast(manifest: Manifest, folder: Path) -> Unbound:
+    from factorlm.factors.contrast import UnboundContrast
+    from factorlm.factors.manifest import ContrastSettings
+
+    assert isinstance(manifest.settings, ContrastSettings)
+    return UnboundContrast(manifest.name, manifest.strengths, manifest.settings.expert, manifest.settings.anti_expert)
+
+
+KINDS: dict[str, Callable[[Manifest, Path], Unbound]] = {
+    "head": _head,
+    "lexicon": _lexicon,
+    "prompt": _prompt,
+    "contrast": _contrast,
+}

@@ -1,0 +1,156 @@
+"""Training a head: from labelled texts to a calibrated factor with its strength map and data card."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from factorlm.factors.calibration import auc, calibrate, evidence, head_strengths
+from factorlm.factors.examples import Example, fingerprint, split
+from factorlm.factors.features import Report, encode, quiet, tokenized
+from factorlm.factors.head import EncoderCard, HeadWeights
+from factorlm.factors.manifest import Calibration, DataCard, HeadSettings, Manifest, Source
+from factorlm.factors.shift import fit_shift
+from factorlm.models import CausalLM
+
+
+@dataclass(frozen=True)
+class Description:
+    """What people should know of a factor that training cannot find out.
+
+    Attributes:
+        name: of the factor.
+        description: one line for lists.
+        label: what positive and negative mean.
+        licence: of the trained numbers, as the licences of the texts demand.
+        sources: name, licence and credit of the training texts.
+        recipe: how to train it again.
+    """
+
+    name: str
+    description: str = ""
+    label: str = ""
+    licence: str = "unspecified"
+    sources: tuple[tuple[str, str, str], ...] = ()
+    recipe: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained head, ready for a store.
+
+    Attributes:
+        manifest: its card.
+        weights: its numbers.
+        seconds: time taken by each stage.
+    """
+
+    manifest: Manifest
+    weights: HeadWeights
+    seconds: dict[str, float]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The content of the weights file."""
+        return {"bias": self.weights.bias_D, "up": self.weights.up_DR, "down": self.weights.down_RD}
+
+
+def train_head(
+    lm: CausalLM,
+    examples: Sequence[Example],
+    about: Description,
+    *,
+    tests: dict[str, Sequence[Example]] | None = None,
+    seed: int = 0,
+    report: Report = quiet,
+) -> Trained:
+    """Learn a bias, scale it to a likelihood ratio, measure its strength map, and write its card.
+
+    Args:
+        lm: the shared encoder.
+        examples: labelled texts; a share of them is held out to stop and calibrate on.
+        about: what the card shall say.
+        tests: labelled texts of other origin to measure the evidence on, by name.
+        seed: of the order of texts.
+        report: told of progress.
+
+    Raises:
+        InputError: if there are too few texts.
+    """
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+
+    def stage(name: str) -> None:
+        nonlocal start
+        seconds[name] = time.perf_counter() - start
+        start = time.perf_counter()
+
+    parts = split(examples)
+    train, dev = (_tokens_and_labels(lm, part) for part in (parts.train, parts.dev))
+    bias_D = fit_shift(lm.unembedding_VD, train, dev, seed=seed, report=report)
+    stage("learning the bias")
+    dev_features = encode(lm, [e.text for e in parts.dev], report=report)
+    stage("reading texts")
+    calibrated = calibrate(lm, HeadWeights.shift(bias_D), dev_features, _labels(parts.dev))
+    report("calibrating", 1, 2)
+    stage("calibrating")
+    strengths = head_strengths(lm, calibrated.weights)
+    report("calibrating", 2, 2)
+    stage("measuring strengths")
+    test_auc = {name: measured_auc(lm, calibrated.weights, list(part), report) for name, part in (tests or {}).items()}
+    stage("testing")
+    manifest = Manifest(
+        name=about.name,
+        description=about.description,
+        label=about.label,
+        licence=about.licence,
+        settings=HeadSettings(rank=calibrated.weights.rank),
+        encoder=EncoderCard(name=lm.name, fingerprint=lm.fingerprint, width=lm.width),
+        calibration=Calibration(
+            scale=round(calibrated.scale, 4),
+            prior=round(calibrated.prior, 4),
+            dev_loss=round(calibrated.loss, 4),
+            dev_auc=round(calibrated.auc, 4),
+            test_auc={name: round(value, 4) for name, value in test_auc.items()},
+        ),
+        strengths=strengths,
+        data=_card(about, examples, tests or {}),
+    )
+    return Trained(manifest, calibrated.weights, seconds)
+
+
+def measured_auc(lm: CausalLM, weights: HeadWeights, examples: list[Example], report: Report = quiet) -> float:
+    """Area under the curve of the head's evidence on labelled texts."""
+    features = encode(lm, [e.text for e in examples], report=report)
+    return auc(evidence(lm, weights, features, (1.0,))[0], _labels(examples))
+
+
+def _labels(examples: Sequence[Example]) -> Tensor:
+    return torch.tensor([float(e.is_positive) for e in examples])
+
+
+def _tokens_and_labels(lm: CausalLM, examples: Sequence[Example]) -> tuple[list[list[int]], Tensor]:
+    rows = tokenized(lm, [e.text for e in examples])
+    kept = [i for i, row in enumerate(rows) if row]
+    return [rows[i] for i in kept], _labels([examples[i] for i in kept])
+
+
+def _card(about: Description, examples: Sequence[Example], tests: dict[str, Sequence[Example]]) -> DataCard:
+    sources = about.sources or (("texts of the user", "unspecified", ""),)
+    return DataCard(
+        train=tuple(
+            Source(
+                name=name, licence=licence, credit=credit, num_texts=len(examples), fingerprint=fingerprint(examples)
+            )
+            for name, licence, credit in sources
+        ),
+        test=tuple(
+            Source(name=name, licence="", num_texts=len(part), fingerprint=fingerprint(part))
+            for name, part in tests.items()
+        ),
+        recipe=about.recipe,
+    )

@@ -1,0 +1,110 @@
+"""Drawing the next token: truncation, temperature, and randomness that belongs to one row alone."""
+
+# Axes: B batch, T time, V vocabulary.
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from factorlm.algebra import PAD, log_normalize
+from factorlm.settings import Config
+
+
+class Sampling(Config):
+    """How tokens are drawn from next-token distributions. The default draws from the distribution as it is.
+
+    Attributes:
+        temperature: divides log probabilities; 0 takes the most probable token (greedy).
+        top_k: keep the k most probable tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens with at least this probability. Holtzman et al. (2020).
+        min_p: keep tokens with at least this share of the largest probability. Nguyen et al. (2024).
+        typical_p: keep the tokens whose surprise is nearest to the entropy, up to this probability.
+            Meister et al. (2023).
+        repetition_penalty: divides positive and multiplies negative log weights of tokens that were read already;
+            1 leaves them alone. Keskar et al. (2019); applied to log probabilities, so it multiplies them.
+        stop: strings at whose first appearance a text ends; they are not part of it.
+    """
+
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    typical_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+
+
+def proposal(log_prob_BV: Tensor, sampling: Sampling, read_BT: Tensor | None = None) -> Tensor:
+    """Log probabilities [B, V] of the tokens that are drawn from, in nats; impossible is -inf.
+
+    The order is that of common practice: repetition penalty, temperature, then each truncation on what is left.
+
+    Args:
+        log_prob_BV: of the model.
+        sampling: what to do with it.
+        read_BT: tokens read so far, for the repetition penalty; PAD is skipped.
+    """
+    if sampling.repetition_penalty != 1 and read_BT is not None:
+        log_prob_BV = _penalized(log_prob_BV, sampling.repetition_penalty, read_BT)
+    if sampling.temperature == 0:
+        best_B1 = log_prob_BV.argmax(-1, keepdim=True)
+        greedy_BV = torch.full_like(log_prob_BV, -torch.inf).scatter(1, best_B1, 0.0)
+        return torch.where(log_prob_BV.amax(-1, keepdim=True) == -torch.inf, -torch.inf, greedy_BV)
+    if sampling.temperature != 1:
+        log_prob_BV = log_normalize(log_prob_BV / sampling.temperature)
+    if 0 < sampling.top_k < log_prob_BV.shape[-1]:
+        least_B1 = log_prob_BV.topk(sampling.top_k).values[:, -1:]
+        log_prob_BV = _keep(log_prob_BV, log_prob_BV >= least_B1)
+    if sampling.top_p < 1:
+        log_prob_BV = _keep_until(log_prob_BV, -log_prob_BV, sampling.top_p)
+    if sampling.typical_p < 1:
+        prob_BV = log_prob_BV.exp()
+        entropy_B1 = -torch.where(prob_BV > 0, prob_BV * log_prob_BV, 0.0).sum(-1, keepdim=True)
+        log_prob_BV = _keep_until(log_prob_BV, (-log_prob_BV - entropy_B1).abs(), sampling.typical_p)
+    if sampling.min_p > 0:
+        largest_B1 = log_prob_BV.amax(-1, keepdim=True).exp()
+        log_prob_BV = _keep(log_prob_BV, log_prob_BV.exp() >= sampling.min_p * largest_B1)
+    return log_normalize(log_prob_BV)
+
+
+def draw(log_prob_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """The token at each quantile, [B]: inverse of the cumulative distribution in order of token number.
+
+    Args:
+        log_prob_BV: normalised; every row has a possible token.
+        uniform_B: numbers in [0, 1), float64.
+    """
+    cumulative_BV = log_prob_BV.double().exp().cumsum(-1)
+    target_B1 = uniform_B.to(cumulative_BV)[:, None] * cumulative_BV[:, -1:]
+    return torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0].clamp(max=log_prob_BV.shape[-1] - 1)
+
+
+def generator_of(seed: int, prompt_ids: Sequence[int], sample: int) -> torch.Generator:
+    """Randomness of one text: it depends on the seed, the prompt and the number of the sample, on nothing around it."""
+    digest = hashlib.sha256(f"{seed}/{sample}/{list(prompt_ids)}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _penalized(log_prob_BV: Tensor, penalty: float, read_BT: Tensor) -> Tensor:
+    safe_BT = torch.where(read_BT == PAD, read_BT[:, -1:], read_BT)
+    seen_BT = log_prob_BV.gather(1, safe_BT)
+    return log_normalize(log_prob_BV.scatter(1, safe_BT, seen_BT * penalty))
+
+
+def _keep(log_prob_BV: Tensor, kept_BV: Tensor) -> Tensor:
+    return log_normalize(torch.where(kept_BV, log_prob_BV, -torch.inf))
+
+
+def _keep_until(log_prob_BV: Tensor, cost_BV: Tensor, mass: float) -> Tensor:
+    """Keep tokens of least cost until they have the probability `mass`; at least one stays."""
+    order_BV = torch.where(log_prob_BV == -torch.inf, torch.inf, cost_BV).argsort(dim=-1, stable=True)
+    sorted_BV = log_prob_BV.gather(1, order_BV).exp()
+    before_BV = sorted_BV.cumsum(-1) - sorted_BV
+    kept_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(1, order_BV, before_BV < mass)
+    return _keep(log_prob_BV, kept_BV)

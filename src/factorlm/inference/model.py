@@ -1,0 +1,409 @@
+"""A composition with text going in and coming out: what `fl.load()` gives, and what users multiply."""
+
+# Axes: B batch, K factors, T time.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from factorlm.algebra import (
+    Factor,
+    Interpolation,
+    Intersection,
+    LocalProduct,
+    Mixture,
+    Named,
+    Power,
+    Product,
+    Term,
+    Union,
+    flatten,
+    merge,
+    pad_left,
+    pad_right,
+    unflatten,
+)
+from factorlm.errors import InputError
+from factorlm.factors.named import factor as named_factor
+from factorlm.factors.unbound import bind
+from factorlm.inference.draw import Sampling, generator_of
+from factorlm.inference.explanation import Explanation
+from factorlm.inference.local import Row, sample_local
+from factorlm.inference.reading import Reading, read
+from factorlm.inference.strengths import exponent_of
+from factorlm.models import CausalLM
+from factorlm.models.loading import DEFAULT_MODEL, load_model
+from factorlm.text import TextStream
+
+ByRow = float | Sequence[float]  # one number for all rows, or one for each
+PLAIN = Sampling()
+SCORED_TOKENS = 4096  # tokens of texts scored at once, padding included
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """A generated text.
+
+    Attributes:
+        prompt: what it continues.
+        text: without prompt, end token and stop string.
+        token_ids: as drawn, an end token included.
+        log_prob: of the drawn tokens under the composed model (untruncated, temperature one), in nats.
+        base_log_prob: of the same tokens under the base model alone, in nats.
+        finish_reason: "end", "stop" or "length".
+        exponents: of each factor.
+        explanation: what each factor did, if it was asked for.
+    """
+
+    prompt: str
+    text: str
+    token_ids: tuple[int, ...]
+    log_prob: float
+    base_log_prob: float
+    finish_reason: str
+    exponents: dict[str, float]
+    explanation: Explanation | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a composition thinks of a text.
+
+    Attributes:
+        text: the text.
+        log_prob: under the composed model, in nats.
+        base_log_prob: under the base model alone, in nats.
+        num_tokens: tokens of the text.
+        num_bytes: UTF-8 bytes of the text.
+        log_ratios: evidence log p_k(x) / p(x) of each factor at exponent one, in nats.
+    """
+
+    text: str
+    log_prob: float
+    base_log_prob: float
+    num_tokens: int
+    num_bytes: int
+    log_ratios: dict[str, float]
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Surprise of the composed model per byte, comparable across tokenizers; nan for an empty text."""
+        return -self.log_prob / math.log(2) / self.num_bytes if self.num_bytes else math.nan
+
+
+class Chunk(tuple[int, str]):
+    """A piece of a streamed response: which response, and the characters that became certain."""
+
+    __slots__ = ()
+
+    @property
+    def row(self) -> int:
+        """Number of the response."""
+        return self[0]
+
+    @property
+    def text(self) -> str:
+        """New characters, perhaps none."""
+        return self[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A composition of factors over a causal language model.
+
+    `model * factor`, `model / factor`, `model ** a`, `model | model` and `model & model` make new models; exponents
+    are those of whole texts. Generation draws from the local product: normalised at each token.
+
+    Attributes:
+        factor: the composition, bound to the language model.
+        lm: the language model whose tokens and encoder are used.
+    """
+
+    factor: Factor
+    lm: CausalLM
+
+    def __mul__(self, other: Factor | Model) -> Model:
+        return Model(Product((self.factor, self._bound(other))), self.lm)
+
+    def __rmul__(self, other: Factor) -> Model:
+        return self * other
+
+    def __truediv__(self, other: Factor | Model) -> Model:
+        return Model(Product((self.factor, Power(self._bound(other), -1.0))), self.lm)
+
+    def __pow__(self, exponent: float) -> Model:
+        return Model(Power(self.factor, exponent), self.lm)
+
+    def __or__(self, other: Factor | Model) -> Model:
+        return Model(Union((self.factor, self._bound(other))), self.lm)
+
+    def __and__(self, other: Factor | Model) -> Model:
+        return Model(Intersection((self.factor, self._bound(other))), self.lm)
+
+    @property
+    def terms(self) -> list[Term]:
+        """The factors of the product with their exponents; the first is the base."""
+        inner = self.factor.base if isinstance(self.factor, LocalProduct) else self.factor
+        return merge(flatten(inner))
+
+    def steered(
+        self, strengths: Mapping[str, ByRow] | None = None, exponents: Mapping[str, ByRow] | None = None
+    ) -> Model:
+        """The model with these factors of the store, or of itself, at these strengths or exponents.
+
+        Args:
+            strengths: signed nats per token of divergence that each factor would cause alone.
+            exponents: powers of whole-text weights.
+            Each value is one number, or one for each row of the batches that the model will be given.
+        """
+        base, *terms = self.terms
+        wanted = {**(strengths or {}), **(exponents or {})}
+        twice = set(strengths or {}) & set(exponents or {})
+        if twice:
+            raise InputError(f"a strength or an exponent is wanted for {sorted(twice)[0]!r}, got both; leave one out")
+        by_name = {term.name: term for term in terms}
+        for name, value in wanted.items():
+            known = by_name.get(name)
+            bound = known.factor if known else bind(named_factor(name), self.lm)
+            if name in (strengths or {}):
+                value = _by_row(value, lambda s, b=bound: exponent_of(self.lm, b, s))
+            exponent = torch.tensor(value) if isinstance(value, Sequence) else float(value)
+            by_name[name] = Term(bound, exponent)
+        return Model(unflatten([base, *by_name.values()]), self.lm)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        n: int = 1,
+        max_tokens: int = 64,
+        seed: int = 0,
+        sampling: Sampling = PLAIN,
+        strengths: Mapping[str, ByRow] | None = None,
+        exponents: Mapping[str, ByRow] | None = None,
+        explain: bool = False,
+    ) -> list[Response]:
+        """Continue each prompt n times; responses come prompt by prompt.
+
+        The same seed, prompt and settings give the same text, whatever else is in the batch.
+
+        Args:
+            prompts: one text or several.
+            n: responses to each.
+            max_tokens: most tokens of a response.
+            seed: of all randomness.
+            sampling: how tokens are drawn.
+            strengths: of factors, by name; see `steered`.
+            exponents: of factors, by name; one number, or one for each prompt.
+            explain: whether to find what each factor did to each token.
+
+        Raises:
+            InputError: for an empty prompt, one longer than the context, or settings that cannot be used.
+        """
+        run = self.stream(
+            prompts, n=n, max_tokens=max_tokens, seed=seed, sampling=sampling, strengths=strengths, exponents=exponents
+        )
+        for _ in run:
+            pass
+        return run.responses(explain=explain)
+
+    def stream(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        n: int = 1,
+        max_tokens: int = 64,
+        seed: int = 0,
+        sampling: Sampling = PLAIN,
+        strengths: Mapping[str, ByRow] | None = None,
+        exponents: Mapping[str, ByRow] | None = None,
+    ) -> Stream:
+        """As `generate`, but gives out text as it becomes certain, in whole characters: iterate over the result."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if n < 1 or max_tokens < 0:
+            raise InputError(f"n is at least 1 and max_tokens at least 0, got {n} and {max_tokens}")
+        rows, row_prompts = [], []
+        for text in texts:
+            prompt_ids = self.encode_prompt(text, max_tokens)
+            for sample in range(n):
+                rows.append(Row(prompt_ids, generator_of(seed, prompt_ids, sample), TextStream(sampling.stop)))
+                row_prompts.append(text)
+        strengths, exponents = (
+            {k: _repeated(v, len(texts), n) for k, v in (m or {}).items()} for m in (strengths, exponents)
+        )
+        model = self.steered(strengths, exponents) if strengths or exponents else self
+        return Stream(model, rows, row_prompts, max_tokens, sampling)
+
+    def score(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str = "",
+        strengths: Mapping[str, ByRow] | None = None,
+        exponents: Mapping[str, ByRow] | None = None,
+    ) -> list[Score]:
+        """Log probability of whole texts under the composed and the base model, and each factor's evidence.
+
+        Args:
+            texts: one text or several; the end token is not counted.
+            prompt: what stands before every text.
+            strengths: of factors, by name; see `steered`.
+            exponents: of factors, by name; one number, or one for each text. Zero asks only for the evidence.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        prompt_ids = [*self.lm.start_ids, *self.lm.encode_text(prompt)]
+        rows = [self.lm.encode_text(text) for text in texts]
+        for text, row in zip(texts, rows, strict=True):
+            self._check_length(text, len(prompt_ids) + len(row))
+        order = sorted(range(len(texts)), key=lambda i: len(rows[i]))
+        scores: list[Score | None] = [None] * len(texts)
+        while order:
+            size = max(1, SCORED_TOKENS // (len(prompt_ids) + len(rows[order[0]]) + 1))
+            while size > 1 and size * (len(prompt_ids) + len(rows[order[min(size, len(order)) - 1]])) > SCORED_TOKENS:
+                size -= 1
+            batch, order = order[:size], order[size:]
+            picked = [
+                {k: [v[i] for i in batch] if isinstance(v, Sequence) else v for k, v in (m or {}).items()}
+                for m in (strengths, exponents)
+            ]
+            model = self.steered(*picked) if strengths or exponents else self
+            reading = read(
+                model.factor, pad_left([prompt_ids] * len(batch)), pad_right([rows[i] for i in batch]), with_ratios=True
+            )
+            for b, i in enumerate(batch):
+                scores[i] = _score(texts[i], len(rows[i]), reading, b)
+        return [score for score in scores if score is not None]
+
+    def explain(
+        self,
+        prompt: str,
+        text: str | Response,
+        *,
+        strengths: Mapping[str, float] | None = None,
+        exponents: Mapping[str, float] | None = None,
+    ) -> Explanation:
+        """What each factor did to each token of a text that continues the prompt, in nats."""
+        model = self.steered(strengths, exponents) if strengths or exponents else self
+        prompt_ids = [*self.lm.start_ids, *self.lm.encode_text(prompt)]
+        token_ids = list(text.token_ids) if isinstance(text, Response) else self.lm.encode_text(text)
+        if not token_ids:
+            raise InputError("a text to explain is needed, got an empty one")
+        self._check_length(prompt + (text if isinstance(text, str) else text.text), len(prompt_ids) + len(token_ids))
+        reading = read(model.factor, pad_left([prompt_ids]), pad_right([token_ids]), with_contributions=True)
+        return Explanation.of(reading, 0, token_ids, self.lm.vocabulary, prompt)
+
+    def encode_prompt(self, text: str, max_tokens: int) -> list[int]:
+        """Start token and tokens of a prompt, checked."""
+        if not text:
+            raise InputError("a prompt of at least one character is needed, got an empty one")
+        prompt_ids = [*self.lm.start_ids, *self.lm.encode_text(text)]
+        self._check_length(text, len(prompt_ids) + max_tokens)
+        return prompt_ids
+
+    def _check_length(self, text: str, num_tokens: int) -> None:
+        if num_tokens > self.lm.max_tokens:
+            raise InputError(
+                f"{self.lm.name} reads at most {self.lm.max_tokens} tokens, got {num_tokens} for a text that begins "
+                f"{text[:40]!r}; shorten it or ask for fewer new tokens"
+            )
+
+    def _bound(self, other: Factor | Model) -> Factor:
+        if isinstance(other, Model):
+            return other.factor
+        if not isinstance(other, Factor):
+            raise InputError(f"a model can be combined with a factor or a model, got {type(other).__name__}")
+        return bind(other, self.lm)
+
+
+class Stream(Iterator[Chunk]):
+    """Responses being written; iterate to write them, then ask for them."""
+
+    def __init__(self, model: Model, rows: list[Row], prompts: list[str], max_tokens: int, sampling: Sampling) -> None:
+        self._model, self._rows, self._prompts = model, rows, prompts
+        self._events = sample_local(model.factor, rows, max_tokens=max_tokens, sampling=sampling)
+
+    def __next__(self) -> Chunk:
+        event = next(self._events)
+        return Chunk((event.row, event.text))
+
+    def responses(self, *, explain: bool = False) -> list[Response]:
+        """The finished responses, in the order of the prompts."""
+        rows = self._rows
+        lm = self._model.lm
+        with torch.inference_mode():
+            reading = read(
+                self._model.factor,
+                pad_left([row.prompt_ids for row in rows]),
+                pad_right([row.token_ids for row in rows]),
+                with_contributions=explain,
+            )
+        return [
+            Response(
+                prompt=prompt,
+                text=row.stream.text,
+                token_ids=tuple(row.token_ids),
+                log_prob=math.fsum(row.log_probs),
+                base_log_prob=float(reading.base_log_prob_BT[b].double().sum()),
+                finish_reason=row.finish_reason or "length",
+                exponents=dict(zip(reading.names, reading.exponents_BK[b].tolist(), strict=True)),
+                explanation=Explanation.of(reading, b, row.token_ids, lm.vocabulary, prompt)
+                if explain and row.token_ids
+                else None,
+            )
+            for b, (row, prompt) in enumerate(zip(rows, self._prompts, strict=True))
+        ]
+
+
+def load(name: str = DEFAULT_MODEL, *, dtype: str = "auto", device: str = "auto") -> Model:
+    """A language model to multiply factors onto; see `factorlm.models.loading.load_model` for the arguments."""
+    lm = load_model(name, dtype=dtype, device=device)
+    return Model(lm, lm)
+
+
+def mix(models: Sequence[Model], weights: Sequence[float] | None = None) -> Model:
+    """The mixture: a model is drawn once for each text. Its posterior shifts as the text is read."""
+    return _together(Mixture, "mixture", models, weights)
+
+
+def interpolate(models: Sequence[Model], weights: Sequence[float] | None = None) -> Model:
+    """The interpolation: next-token distributions are averaged anew at each token."""
+    return _together(Interpolation, "interpolation", models, weights)
+
+
+def _together(
+    kind: type[Mixture] | type[Interpolation], name: str, models: Sequence[Model], weights: Sequence[float] | None
+) -> Model:
+    if not models:
+        raise InputError(f"a {name} needs at least one model, got none")
+    shares = tuple(weights) if weights is not None else (1 / len(models),) * len(models)
+    parts = tuple(LocalProduct(m.factor) if not isinstance(m.factor, LocalProduct) else m.factor for m in models)
+    return replace(models[0], factor=Named(name, kind(parts, shares)))
+
+
+def _score(text: str, num_tokens: int, reading: Reading, b: int) -> Score:
+    assert reading.log_ratio_BTK is not None
+    ratios = reading.log_ratio_BTK[b].double().sum(0).tolist()
+    return Score(
+        text=text,
+        log_prob=float(reading.log_prob_BT[b].double().sum()),
+        base_log_prob=float(reading.base_log_prob_BT[b].double().sum()),
+        num_tokens=num_tokens,
+        num_bytes=len(text.encode()),
+        log_ratios=dict(zip(reading.names, ratios, strict=True)),
+    )
+
+
+def _repeated(value: ByRow, num_prompts: int, n: int) -> ByRow:
+    if not isinstance(value, Sequence):
+        return value
+    if len(value) != num_prompts:
+        raise InputError(f"one number, or one for each of {num_prompts} prompts, is needed, got {len(value)}")
+    return [v for v in value for _ in range(n)]
+
+
+def _by_row(value: ByRow, change: Callable[[float], float]) -> ByRow:
+    return [change(v) for v in value] if isinstance(value, Sequence) else change(value)

@@ -1,0 +1,86 @@
+"""An explanation as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from factorlm.inference.explanation import Explanation
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 52rem; margin: 2.5rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.35rem; margin-bottom: .2rem; } h2 { font-size: 1.05rem; margin-top: 2.2rem; }
+.note { opacity: .75; font-size: .88rem; }
+.text { font: 17px/2 ui-serif, Georgia, serif; border: 1px solid var(--line); border-radius: 8px;
+        padding: .9rem 1.1rem; }
+.prompt { opacity: .6; } .t { border-radius: 3px; padding: .12em 0; cursor: help; }
+.against { text-decoration: underline dotted; text-underline-offset: .2em; }
+.key { display: inline-block; margin-right: 1.2rem; white-space: nowrap; }
+.key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; width: 100%; }
+th, td { text-align: right; padding: .18rem .55rem; border-bottom: 1px solid var(--soft);
+         font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; font-family: ui-monospace, monospace; white-space: pre; }
+"""
+
+
+def page(title: str, explanations: Sequence[Explanation]) -> str:
+    """All explanations, one section each."""
+    sections = "".join(_section(number, e) for number, e in enumerate(explanations, 1))
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
+        f"<h1>{html.escape(title)}</h1>"
+        '<p class="note">Each token has the colour of the factor that pushed it most, the stronger the fuller; dotted '
+        "underlines mark tokens that stood against their factor. Numbers are nats: base + pushes − normaliser = log "
+        f"probability.</p>{sections}</body></html>\n"
+    )
+
+
+def _section(number: int, e: Explanation) -> str:
+    from factorlm.inference.explanation import COLOURS, FULL, escape
+
+    pieces = [f'<span class="prompt">{escape(e.prompt)}</span>']
+    for i, token in enumerate(e.tokens):
+        k = e.strongest(i)
+        pushes = ", ".join(f"{name} {c:+.2f}" for name, c in zip(e.names, e.contributions[i], strict=True))
+        tip = html.escape(
+            f"base {e.base_log_probs[i]:.2f}; {pushes}; normaliser {-e.normalizers[i]:+.2f}; "
+            f"log prob {e.log_probs[i]:.2f}"
+        )
+        style, kind = "", "t"
+        if k is not None:
+            share = min(abs(e.contributions[i][k]) / FULL, 1.0)
+            style = f' style="background:{COLOURS[k % len(COLOURS)]}{int(40 + 150 * share):02x}"'
+            kind = "t against" if e.contributions[i][k] < 0 else "t"
+        pieces.append(f'<span class="{kind}"{style} title="{tip}">{escape(token)}</span>')
+    totals = e.totals()
+    keys = "".join(
+        f'<span class="key"><i style="background:{COLOURS[k % len(COLOURS)]}"></i>{html.escape(name)}'
+        f"<sup>{exponent:.3g}</sup> {totals[name]:+.1f} nats</span>"
+        for k, (name, exponent) in enumerate(zip(e.names, e.exponents, strict=True))
+    )
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in ("token", "base", *e.names, "normaliser", "log prob"))
+    rows = "".join(
+        "<tr><td>"
+        + "</td><td>".join(
+            [
+                html.escape(repr(token)[1:-1]),
+                f"{e.base_log_probs[i]:.2f}",
+                *(f"{c:+.2f}" for c in e.contributions[i]),
+                f"{-e.normalizers[i]:+.2f}",
+                f"{e.log_probs[i]:.2f}",
+            ]
+        )
+        + "</td></tr>"
+        for i, token in enumerate(e.tokens)
+    )
+    summary = f"log probability {sum(e.log_probs):.1f} nats composed, {sum(e.base_log_probs):.1f} under the base"
+    return (
+        f"<h2>{number}. {html.escape(e.prompt)}</h2><p>{keys}</p><p class='text'>{''.join(pieces)}</p>"
+        f'<p class="note">{summary}</p><details><summary>All tokens</summary><div class="wide"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"
+    )

@@ -1,0 +1,39 @@
+"""From strengths to exponents, for factors whose map is stored and for those that must be measured now."""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+from factorlm.algebra import Factor
+from factorlm.errors import InputError
+from factorlm.factors.calibration import factor_strengths
+from factorlm.factors.strength import StrengthMap
+from factorlm.models import CausalLM
+
+_measured: weakref.WeakKeyDictionary[Factor, StrengthMap] = weakref.WeakKeyDictionary()
+
+
+def strength_map(lm: CausalLM, factor: Factor) -> StrengthMap:
+    """A bound factor's stored map, else one measured now over neutral states (some seconds) and remembered.
+
+    Raises:
+        InputError: for a factor whose exponent changes nothing, such as a ban.
+    """
+    stored: StrengthMap | None = getattr(factor, "strengths", None)
+    if stored is not None:
+        return stored
+    if factor not in _measured:
+        found = factor_strengths(lm, factor)
+        if found is None:
+            name = getattr(factor, "name", "it")
+            raise InputError(f"factor {name!r} has no strength, because it only bans; switch it on with {name}^1")
+        _measured[factor] = found
+    return _measured[factor]
+
+
+def exponent_of(lm: CausalLM, factor: Factor, strength: float) -> float:
+    """The exponent that makes a factor, used alone, diverge by this many signed nats per token."""
+    if not math.isfinite(strength):
+        raise InputError(f"a strength is a finite number of nats per token, got {strength}; 0.2 is clear")
+    return strength_map(lm, factor).exponent(strength) if strength else 0.0
