@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -284,10 +284,17 @@ class LocalProduct(Factor):
 
 @dataclass(frozen=True, eq=False)
 class Named(Factor):
-    """A factor under a name, read as one whole by explanations and by per-row exponents."""
+    """A factor under a name, read as one whole by explanations and by per-row exponents.
+
+    Attributes:
+        name: what people call it.
+        base: the factor.
+        strengths: its map from strength to exponent, carried along for whoever turns it.
+    """
 
     name: str
     base: Factor
+    strengths: Any = None
 
     @property
     def vocabulary(self) -> Vocabulary:

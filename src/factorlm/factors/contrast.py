@@ -5,7 +5,7 @@ Source: DExperts, Liu et al. (2021), arXiv:2105.03023; contrastive decoding, Li 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from factorlm.algebra import Factor, Named, Power
 from factorlm.errors import IncompatibleError, InputError
@@ -26,13 +26,13 @@ class UnboundContrast(Unbound):
         if self.expert is None and self.anti_expert is None:
             raise InputError(f"contrast {self.name!r} needs an expert or an anti-expert, got neither")
         expert, anti = self._model(self.expert, lm), self._model(self.anti_expert, lm)
-        return contrast(self.name, expert, anti)
+        return replace(contrast(self.name, expert, anti), strengths=self.strengths)
 
     def _model(self, name: str | None, lm: CausalLM) -> CausalLM:
         return lm if name is None or name == lm.name else load_model(name)
 
 
-def contrast(name: str, expert: Factor, anti_expert: Factor) -> Factor:
+def contrast(name: str, expert: Factor, anti_expert: Factor) -> Named:
     """The factor expert / anti_expert under a name.
 
     Raises:

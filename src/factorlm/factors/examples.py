@@ -45,15 +45,24 @@ def read_lines(path: Path | str) -> list[str]:
         raise InputError(f"no file {path}; check the path (it is read from {Path.cwd()})") from None
     except (IsADirectoryError, PermissionError, gzip.BadGzipFile) as error:
         raise InputError(f"a readable text file is needed, got {path}: {error.strerror or error}") from None
+    return decode_lines(raw, str(path))
+
+
+def decode_lines(raw: bytes, source: str) -> list[str]:
+    """The non-empty lines of UTF-8 bytes, without blanks around them.
+
+    Raises:
+        InputError: naming the line and byte that is not UTF-8.
+    """
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise InputError(
-            f"UTF-8 text is needed, got byte 0x{raw[error.start]:02x} in line {line} of {path}; convert the file, "
+            f"UTF-8 text is needed, got byte 0x{raw[error.start]:02x} in line {line} of {source}; convert it, "
             "for example with iconv -f latin1 -t utf-8"
         ) from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def from_files(positive: Path | str, negative: Path | str) -> list[Example]:

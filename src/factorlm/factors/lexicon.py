@@ -18,14 +18,11 @@ from torch import Tensor
 
 from factorlm.algebra import PAD, Factor, State, end_together
 from factorlm.errors import InputError
-from factorlm.factors.unbound import Unbound
 from factorlm.text import Vocabulary
 from factorlm.text.automaton import AT_EDGE, UNDECIDED, Automaton, fold
 
 if TYPE_CHECKING:
-    from factorlm.factors.manifest import LexiconSettings
     from factorlm.factors.strength import StrengthMap
-    from factorlm.models import CausalLM
 
 Floats = npt.NDArray[np.float64]
 _ROWS_KEPT = 256
@@ -65,6 +62,7 @@ class Lexicon(Factor):
     whole_word: bool = True
     pieces: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
+    strengths: StrengthMap | None = None
 
     def __post_init__(self) -> None:
         for phrase, boost in self.phrases.items():
@@ -244,26 +242,6 @@ class Lexicon(Factor):
         text = phrase.strip()
         lengths = [next(n for n in range(len(text) + 1) if len(text[:n].encode()) >= place) for place in sorted(way)]
         return [len(fold(text[:length], self.case_sensitive)) for length in lengths]
-
-
-@dataclass(frozen=True, eq=False)
-class UnboundLexicon(Unbound):
-    """A lexicon that waits for the tokens of a model."""
-
-    phrases: Mapping[str, float]
-    case_sensitive: bool = False
-    whole_word: bool = True
-
-    @classmethod
-    def from_settings(cls, name: str, strengths: StrengthMap | None, settings: LexiconSettings) -> UnboundLexicon:
-        """As written in a factor file, where null is a ban."""
-        phrases = {phrase: -math.inf if boost is None else boost for phrase, boost in settings.phrases.items()}
-        return cls(name, strengths, phrases, settings.case_sensitive, settings.whole_word)
-
-    def bind(self, lm: CausalLM) -> Lexicon:
-        """See Unbound."""
-        given = (self.name, self.phrases, lm.vocabulary, lm.encode_text)
-        return Lexicon.from_tokenizer(*given, case_sensitive=self.case_sensitive, whole_word=self.whole_word)
 
 
 def _pack(state: int, holder: int, is_fresh: bool) -> int:

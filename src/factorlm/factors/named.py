@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from factorlm.factors import store
-from factorlm.factors.wordlist import UnboundLexicon
 from factorlm.factors.prompt import UnboundPrompt
 from factorlm.factors.unbound import Unbound
+from factorlm.factors.wordlist import UnboundLexicon
 
 
 def factor(name: str) -> Unbound:

@@ -74,4 +74,4 @@ class UnboundPrompt(Unbound):
     def bind(self, lm: CausalLM) -> Factor:
         """See Unbound."""
         condition = tuple(lm.encode_text(self.instruction.strip() + "\n\n"))
-        return Named(self.name, Conditioned(lm, condition) / lm)
+        return Named(self.name, Conditioned(lm, condition) / lm, self.strengths)

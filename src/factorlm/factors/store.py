@@ -191,8 +191,8 @@ def _head(manifest: Manifest, folder: Path) -> Unbound:
 
 
 def _lexicon(manifest: Manifest, folder: Path) -> Unbound:
-    from factorlm.factors.wordlist import UnboundLexicon
     from factorlm.factors.manifest import LexiconSettings
+    from factorlm.factors.wordlist import UnboundLexicon
 
     assert isinstance(manifest.settings, LexiconSettings)
     return UnboundLexicon.from_settings(manifest.name, manifest.strengths, manifest.settings)

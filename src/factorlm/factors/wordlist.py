@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from factorlm.factors.lexicon import Lexicon
 from factorlm.factors.manifest import LexiconSettings
@@ -29,7 +29,7 @@ class UnboundLexicon(Unbound):
 
     def bind(self, lm: CausalLM) -> Lexicon:
         """See Unbound."""
-        return Lexicon.from_tokenizer(
+        lexicon = Lexicon.from_tokenizer(
             self.name,
             self.phrases,
             lm.vocabulary,
@@ -37,3 +37,4 @@ class UnboundLexicon(Unbound):
             case_sensitive=self.case_sensitive,
             whole_word=self.whole_word,
         )
+        return replace(lexicon, strengths=self.strengths)

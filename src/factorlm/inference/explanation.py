@@ -93,7 +93,7 @@ class Explanation:
 
         text = Text()
         for index, token in enumerate(self.tokens):
-            text.append(token, style=self._style(index))
+            text.append(token, style=self.style(index))
         return text
 
     def table(self, most_tokens: int = 12) -> RenderableType:
@@ -141,7 +141,8 @@ class Explanation:
         k = max(range(len(contributions)), key=lambda i: abs(contributions[i]))
         return k if abs(contributions[k]) >= VISIBLE else None
 
-    def _style(self, index: int) -> str:
+    def style(self, index: int) -> str:
+        """How a terminal shows a token: colour of the factor that pushed it most, underlined if against it."""
         k = self.strongest(index)
         if k is None:
             return ""

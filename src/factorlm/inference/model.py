@@ -185,6 +185,7 @@ class Model:
         sampling: Sampling = PLAIN,
         strengths: Mapping[str, ByRow] | None = None,
         exponents: Mapping[str, ByRow] | None = None,
+        chat: bool = False,
         explain: bool = False,
     ) -> list[Response]:
         """Continue each prompt n times; responses come prompt by prompt.
@@ -199,13 +200,21 @@ class Model:
             sampling: how tokens are drawn.
             strengths: of factors, by name; see `steered`.
             exponents: of factors, by name; one number, or one for each prompt.
+            chat: whether a prompt is a user's message, to be answered, rather than a text to be continued.
             explain: whether to find what each factor did to each token.
 
         Raises:
             InputError: for an empty prompt, one longer than the context, or settings that cannot be used.
         """
         run = self.stream(
-            prompts, n=n, max_tokens=max_tokens, seed=seed, sampling=sampling, strengths=strengths, exponents=exponents
+            prompts,
+            n=n,
+            max_tokens=max_tokens,
+            seed=seed,
+            sampling=sampling,
+            strengths=strengths,
+            exponents=exponents,
+            chat=chat,
         )
         for _ in run:
             pass
@@ -221,6 +230,7 @@ class Model:
         sampling: Sampling = PLAIN,
         strengths: Mapping[str, ByRow] | None = None,
         exponents: Mapping[str, ByRow] | None = None,
+        chat: bool = False,
     ) -> Stream:
         """As `generate`, but gives out text as it becomes certain, in whole characters: iterate over the result."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -228,7 +238,7 @@ class Model:
             raise InputError(f"n is at least 1 and max_tokens at least 0, got {n} and {max_tokens}")
         rows, row_prompts = [], []
         for text in texts:
-            prompt_ids = self.encode_prompt(text, max_tokens)
+            prompt_ids = self.encode_prompt(text, max_tokens, chat=chat)
             for sample in range(n):
                 rows.append(Row(prompt_ids, generator_of(seed, prompt_ids, sample), TextStream(sampling.stop)))
                 row_prompts.append(text)
@@ -296,11 +306,11 @@ class Model:
         reading = read(model.factor, pad_left([prompt_ids]), pad_right([token_ids]), with_contributions=True)
         return Explanation.of(reading, 0, token_ids, self.lm.vocabulary, prompt)
 
-    def encode_prompt(self, text: str, max_tokens: int) -> list[int]:
-        """Start token and tokens of a prompt, checked."""
+    def encode_prompt(self, text: str, max_tokens: int, *, chat: bool = False) -> list[int]:
+        """Start token and tokens of a prompt, or of a conversation that begins with it, checked."""
         if not text:
             raise InputError("a prompt of at least one character is needed, got an empty one")
-        prompt_ids = [*self.lm.start_ids, *self.lm.encode_text(text)]
+        prompt_ids = self.lm.encode_message(text) if chat else [*self.lm.start_ids, *self.lm.encode_text(text)]
         self._check_length(text, len(prompt_ids) + max_tokens)
         return prompt_ids
 
@@ -323,7 +333,7 @@ class Stream(Iterator[Chunk]):
     """Responses being written; iterate to write them, then ask for them."""
 
     def __init__(self, model: Model, rows: list[Row], prompts: list[str], max_tokens: int, sampling: Sampling) -> None:
-        self._model, self._rows, self._prompts = model, rows, prompts
+        self._model, self.rows, self._prompts = model, rows, prompts
         self._events = sample_local(model.factor, rows, max_tokens=max_tokens, sampling=sampling)
 
     def __next__(self) -> Chunk:
@@ -332,7 +342,7 @@ class Stream(Iterator[Chunk]):
 
     def responses(self, *, explain: bool = False) -> list[Response]:
         """The finished responses, in the order of the prompts."""
-        rows = self._rows
+        rows = self.rows
         lm = self._model.lm
         with torch.inference_mode():
             reading = read(

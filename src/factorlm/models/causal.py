@@ -80,6 +80,18 @@ class CausalLM(Factor):
         """Token ids of a text, without a start token; names of special tokens in it are plain text."""
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
+    def encode_message(self, text: str) -> list[int]:
+        """Token ids of a conversation in which the user says this and the model is to answer.
+
+        Raises:
+            InputError: if the model was not made for conversations.
+        """
+        if not self.tokenizer.chat_template:
+            raise InputError(f"{self.name} has no chat template, so it cannot be asked; continue a text instead")
+        turns = [{"role": "user", "content": text}]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
     # The encoder
 
     @torch.no_grad()
@@ -108,6 +120,8 @@ class CausalLM(Factor):
     @torch.no_grad()
     def hidden_before(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
         """Hidden states from which each token of the texts is predicted, [B, T, D]; meaningless where it is PAD."""
+        if text_BT.shape == (1, 1):  # somebody follows a text as it grows: what was read before is kept
+            return self.encode(prefix_BT).hidden_BD[:, None]
         read_BT = torch.cat([prefix_BT, text_BT[:, :-1]], 1).to(self.device)
         self._check_tokens(read_BT, prefix_BT)
         hidden_BTD = self._run(read_BT, read_BT != PAD, None)

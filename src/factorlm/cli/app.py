@@ -1,0 +1,62 @@
+"""The entry point: commands, and what happens when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from factorlm import __version__
+from factorlm.cli import bench, factor, generate, models, score
+from factorlm.errors import FactorlmError
+
+app = typer.Typer(
+    name="factorlm",
+    help="Multiply, mix and steer language models instead of retraining them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("generate")(generate.generate)
+app.command("score")(score.score)
+app.add_typer(factor.app, name="factor", help="List, show, train, make and verify factors.")
+app.add_typer(models.app, name="models", help="List and fetch the models that are known by name.")
+app.add_typer(bench.app, name="bench", help="Measure speed on this machine, as ratios within one run.")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"factorlm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """Multiply, mix and steer language models instead of retraining them."""
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line and exit status 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except FactorlmError as error:
+        print(f"factorlm: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("factorlm: stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""factorlm generate: continue a prompt with a product of factors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from factorlm.cli import faders
+
+if TYPE_CHECKING:
+    from factorlm.inference import Model, Response, Sampling
+
+SAMPLERS = ("local",)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
+    factor: Annotated[list[str], typer.Option("--factor", help=faders.HELP)] = [],  # noqa: B006
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of texts.")] = 1,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=0, help="Most tokens of a text.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Of all randomness.")] = 0,
+    sampler: Annotated[str, typer.Option("--sampler", help="local: normalised at each token.")] = "local",
+    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the most probable token.")] = 1.0,
+    top_k: Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")] = 0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Keep the most probable tokens up to this mass.")] = 1.0,
+    min_p: Annotated[float, typer.Option("--min-p", help="Keep tokens with this share of the largest.")] = 0.0,
+    typical_p: Annotated[float, typer.Option("--typical-p", help="Locally typical sampling.")] = 1.0,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", help="Above 1 makes repeating less likely.")
+    ] = 1.0,
+    stop: Annotated[list[str], typer.Option("--stop", help="A string to end at; may be given several times.")] = [],  # noqa: B006
+    model: Annotated[str, typer.Option("--model", help="Name, folder or hub name of the base.")] = "smollm2",
+    chat: Annotated[bool, typer.Option("--chat", help="Answer the prompt as a message.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show what each factor did to each token.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the explanation to an HTML file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Continue a prompt with a product of factors.
+
+    Example: factorlm generate "The food was" --factor positive=0.4 --factor toxic=-0.3 --max-tokens 40 --explain
+    """
+    from factorlm.cli.terminal import read_prompt, sampling_of, write_file
+    from factorlm.errors import UnknownNameError
+    from factorlm.inference import load
+
+    if sampler not in SAMPLERS:
+        raise UnknownNameError.of("sampler", sampler, SAMPLERS)
+    wanted = faders.parse(factor)
+    sampling = sampling_of(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        typical_p=typical_p,
+        repetition_penalty=repetition_penalty,
+        stop=tuple(stop),
+    )
+    prompt = read_prompt(prompt)
+    plain = load(model)
+    plain.encode_prompt(prompt, max_tokens, chat=chat)  # complain before anything slow
+    composed = faders.compose(plain, wanted)
+    with_explanation = explain or html is not None
+    if n == 1 and not as_json:
+        response = _stream(composed, prompt, max_tokens, seed, sampling, chat, explain, with_explanation)
+        responses = [response]
+    else:
+        responses = composed.generate(
+            prompt, n=n, max_tokens=max_tokens, seed=seed, sampling=sampling, chat=chat, explain=with_explanation
+        )
+        for number, response in enumerate(responses, 1):
+            if as_json:
+                print(json.dumps(as_object(composed, response, seed), ensure_ascii=False), flush=True)
+            else:
+                _show(response, number, explain)
+    if html is not None:
+        from factorlm.inference.page import page
+
+        explanations = [r.explanation for r in responses if r.explanation is not None]
+        write_file(html, page("What each factor did", explanations))
+
+
+def as_object(model: Model, response: Response, seed: int) -> dict[str, Any]:
+    """A response as JSON has it."""
+    from factorlm.cli.terminal import factor_numbers
+
+    found: dict[str, Any] = {
+        "prompt": response.prompt,
+        "text": response.text,
+        "token_ids": list(response.token_ids),
+        "log_prob": response.log_prob,
+        "base_log_prob": response.base_log_prob,
+        "finish_reason": response.finish_reason,
+        "seed": seed,
+        "factors": factor_numbers(model),
+    }
+    if response.explanation is not None:
+        found["attribution"] = response.explanation.as_json()
+    return found
+
+
+def _stream(
+    model: Model,
+    prompt: str,
+    max_tokens: int,
+    seed: int,
+    sampling: Sampling,
+    chat: bool,
+    explain: bool,
+    with_explanation: bool,
+) -> Response:
+    from factorlm.cli.terminal import console, stream_coloured
+
+    run = model.stream(prompt, max_tokens=max_tokens, seed=seed, sampling=sampling, chat=chat)
+    if not chat:
+        console.print(prompt, end="", style="dim", markup=False, highlight=False, soft_wrap=True)
+    if explain and console.is_terminal:
+        stream_coloured(model, run)
+    else:
+        for piece in run:
+            console.file.write(piece.text)
+            console.file.flush()
+    console.print()
+    response = run.responses(explain=with_explanation)[0]
+    if explain:
+        _explain(response)
+    return response
+
+
+def _show(response: Response, number: int, explain: bool) -> None:
+    from factorlm.cli.terminal import console
+
+    console.print(f"[dim]{number}.[/dim] ", end="")
+    console.print(response.prompt, end="", style="dim", markup=False, highlight=False, soft_wrap=True)
+    text = response.explanation.coloured() if explain and response.explanation else response.text
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if explain:
+        _explain(response)
+
+
+def _explain(response: Response) -> None:
+    from factorlm.cli.terminal import console
+
+    if response.explanation is None:
+        return
+    console.print()
+    if response.explanation.names:
+        console.print(response.explanation.legend())
+        console.print("[dim]tokens that the factors pushed most, in nats (base + pushes + normaliser = log prob)[/dim]")
+        console.print(response.explanation.table())
+    total = f"log probability {response.log_prob:.2f} nats composed, {response.base_log_prob:.2f} under the base"
+    console.print(f"[dim]{total}, {len(response.token_ids)} tokens[/dim]")

@@ -1,0 +1,77 @@
+"""factorlm score: log probabilities of texts, and each factor's evidence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from factorlm.cli import faders
+
+
+def score(
+    file: Annotated[str, typer.Argument(help="One text a line; - for standard input.")],
+    factor: Annotated[
+        list[str],
+        typer.Option("--factor", help="NAME only measures its evidence; NAME=STRENGTH or NAME^EXPONENT also steers."),
+    ] = [],  # noqa: B006
+    model: Annotated[str, typer.Option("--model", help="Name, folder or hub name of the base.")] = "smollm2",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Log probability of each line of a file under the composed model, and each factor's evidence in nats.
+
+    A factor's evidence is log p_k(x)/p(x): how much more probable the text is under the factor at exponent one.
+    """
+    from factorlm.cli.terminal import console, progress
+    from factorlm.errors import InputError
+    from factorlm.factors.examples import decode_lines, read_lines
+    from factorlm.inference import load
+    from factorlm.inference.model import SCORED_TOKENS
+
+    wanted = faders.parse(factor)
+    lines = decode_lines(sys.stdin.buffer.read(), "standard input") if file == "-" else read_lines(file)
+    if not lines:
+        raise InputError(f"at least one text is needed, got none in {file}; write one text a line")
+    composed = faders.compose(load(model), wanted, bare_exponent=0.0)
+    for number, line in enumerate(lines, 1):
+        try:
+            composed.encode_prompt(line, 0)
+        except InputError as error:
+            raise InputError(f"text {number} of {file}: {error}") from None
+    size = max(1, SCORED_TOKENS // 64)
+    scores = []
+    with progress() as report:
+        for start in range(0, len(lines), size):
+            scores += composed.score(lines[start : start + size])
+            report("scoring texts", len(scores), len(lines))
+    names = [term.name for term in composed.terms[1:]]
+    if as_json:
+        for s in scores:
+            found = {
+                "text": s.text,
+                "log_prob": s.log_prob,
+                "base_log_prob": s.base_log_prob,
+                "num_tokens": s.num_tokens,
+                "num_bytes": s.num_bytes,
+                "bits_per_byte": s.bits_per_byte,
+                "factors": s.log_ratios,
+            }
+            print(json.dumps(found, ensure_ascii=False))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("log prob", "bits/byte", *names):
+        table.add_column(heading, justify="right")
+    table.add_column("text", overflow="ellipsis", no_wrap=True)
+    for s in scores:
+        evidence = [_coloured(s.log_ratios[name]) for name in names]
+        table.add_row(f"{s.log_prob:.1f}", f"{s.bits_per_byte:.2f}", *evidence, s.text.replace("[", r"\["))
+    console.print(table)
+
+
+def _coloured(nats: float) -> str:
+    colour = "green" if nats > 0.5 else "red" if nats < -0.5 else "default"
+    return f"[{colour}]{nats:+.2f}[/{colour}]"

@@ -1,0 +1,64 @@
+"""Sentences as vectors: the encoder behind judges and, later, guides."""
+
+# Axes: B sentences, D width, T time.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from factorlm.models import linear
+from factorlm.models.fetch import fetch
+
+BATCH_SENTENCES = 32
+
+
+class SentenceEncoder:
+    """Mean of the last hidden states of a sentence, normalised to length one.
+
+    Source: Sentence-BERT, Reimers and Gurevych (2019), arXiv:1908.10084; weights all-MiniLM-L6-v2.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self.max_tokens = 256  # what the weights were trained on
+        linear.install(self.model)
+
+    @torch.inference_mode()
+    def encode(self, sentences: Sequence[str], report: Callable[[int, int], None] = lambda done, total: None) -> Tensor:
+        """Vectors [B, D] of length one, in the order of the sentences.
+
+        Args:
+            sentences: what to encode; of long ones only the beginning is read.
+            report: told of sentences done and their total.
+        """
+        order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
+        vectors = torch.empty(len(sentences), self.model.config.hidden_size)
+        for start in range(0, len(order), BATCH_SENTENCES):
+            batch = order[start : start + BATCH_SENTENCES]
+            read = self.tokenizer(
+                [sentences[i] for i in batch],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            )
+            hidden_BTD = self.model(**read).last_hidden_state
+            weight_BT1 = read.attention_mask[..., None].float()
+            mean_BD = (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
+            vectors[batch] = torch.nn.functional.normalize(mean_BD, dim=-1)
+            report(start + len(batch), len(order))
+        return vectors
+
+
+@lru_cache(maxsize=1)
+def load_sentence_encoder() -> SentenceEncoder:
+    """The default sentence encoder, fetched the first time."""
+    return SentenceEncoder(fetch("minilm"))
