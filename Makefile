@@ -29,7 +29,7 @@ check: $(READY)  ## formatting, lint, types, import contract, spelling
 	$(BIN)/codespell
 
 bench: $(READY)  ## run the benchmarks
-	$(BIN)/factorlm bench $(ARGS)
+	$(BIN)/factorlm bench all $(ARGS)
 
 clean:  ## remove .venv and every cache here; fetched models stay
 	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

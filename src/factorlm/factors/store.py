@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import platformdirs
 from pydantic import ValidationError
 
 from factorlm.errors import InputError, IntegrityError, UnknownNameError
-from factorlm.factors.manifest import Manifest
+from factorlm.factors.manifest import NAME_PATTERN, Manifest
 from factorlm.settings import explain_validation
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ class Store:
             return []
         return sorted(path.parent.name for path in self.folder.glob(f"*/{MANIFEST}"))
 
+    def check_name(self, name: str, *, replace: bool = False) -> None:
+        """Raise InputError if a factor of this name could not be saved."""
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise InputError(f"a name is small letters, digits, - and _, beginning with a letter, got {name!r}")
+        if (self.folder / name).exists() and not replace:
+            raise InputError(f"there is a factor named {name!r} in {self.folder}; choose another name, or --replace it")
+
     def save(self, manifest: Manifest, tensors: dict[str, Tensor] | None = None, *, replace: bool = False) -> Path:
         """Write a factor; with `replace` an existing one of that name is superseded in one step.
 
@@ -50,11 +58,8 @@ class Store:
         """
         import safetensors.torch
 
+        self.check_name(manifest.name, replace=replace)
         target = self.folder / manifest.name
-        if target.exists() and not replace:
-            raise InputError(
-                f"there is a factor named {manifest.name!r} in {self.folder}; choose another name or --replace"
-            )
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{manifest.name}.{uuid.uuid4().hex}.partial"
         partial.mkdir()

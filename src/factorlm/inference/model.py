@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -170,7 +171,7 @@ class Model:
             known = by_name.get(name)
             bound = known.factor if known else bind(named_factor(name), self.lm)
             if name in (strengths or {}):
-                value = _by_row(value, lambda s, b=bound: exponent_of(self.lm, b, s))
+                value = _by_row(value, functools.partial(exponent_of, self.lm, bound))
             exponent = torch.tensor(value) if isinstance(value, Sequence) else float(value)
             by_name[name] = Term(bound, exponent)
         return Model(unflatten([base, *by_name.values()]), self.lm)
