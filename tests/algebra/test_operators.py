@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,13 +12,11 @@ from hypothesis import strategies as st
 from factorlm.algebra import (
     Factor,
     Interpolation,
-    Intersection,
     LocalProduct,
     Mixture,
     Named,
     Power,
     Product,
-    Union,
     global_product,
     laws,
     local_product,
@@ -205,6 +204,6 @@ def test_zero_exponent_and_constant_factor(p: Table, constant: float) -> None:
         (lambda: Product(()).vocabulary, "at least one"),
     ],
 )
-def test_bad_operators_say_what_is_wrong(make, message: str) -> None:
+def test_bad_operators_say_what_is_wrong(make: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()

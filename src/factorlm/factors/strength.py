@@ -64,7 +64,7 @@ def measure(divergence: Callable[[float], float]) -> StrengthMap | None:
             if found is None or found <= previous:
                 break  # the factor has nothing more to give on this side
             previous = found
-            points.append((sign * strength, sign * found))
+            points.append((sign * strength, round(sign * found, 4)))
     return StrengthMap(points=tuple(sorted(points))) if len(points) >= 2 else None
 
 
