@@ -101,8 +101,9 @@ def rewrite(content: bytes) -> Callable[[Path], None]:
     """Other weights, and a manifest that vouches for them."""
 
     def damage(folder: Path) -> None:
-        (folder / "weights.safetensors").write_bytes(content)
-        edit(folder, lambda card: card["files"].update({"weights.safetensors": store.sha256_of(folder / store.WEIGHTS)}))
+        (folder / store.WEIGHTS).write_bytes(content)
+        sha256 = store.sha256_of(folder / store.WEIGHTS)
+        edit(folder, lambda card: card["files"].update({store.WEIGHTS: sha256}))
 
     return damage
 

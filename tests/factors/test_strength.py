@@ -13,7 +13,6 @@ from factorlm.algebra import log_normalize, scale
 from factorlm.errors import InputError
 from factorlm.factors.strength import MEASURED_STRENGTHS, StrengthMap, mean_divergence, measure
 
-
 SOLVED = 2e-3  # the solver stops at 1e-3 of the square root of the strength; exponents are kept to four decimals
 
 

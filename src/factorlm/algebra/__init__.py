@@ -14,7 +14,7 @@ from factorlm.algebra.operators import (
     Product,
     Union,
 )
-from factorlm.algebra.tree import Term, flatten, leaves, map_leaves, merge, unflatten
+from factorlm.algebra.tree import Term, flatten, leaves, map_leaves, merge, names_of, unflatten
 
 __all__ = [
     "PAD",
@@ -41,6 +41,7 @@ __all__ = [
     "map_leaves",
     "mean_where_possible",
     "merge",
+    "names_of",
     "pad_left",
     "pad_right",
     "scale",

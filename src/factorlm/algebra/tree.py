@@ -52,6 +52,15 @@ def merge(terms: list[Term]) -> list[Term]:
     return list(merged.values())
 
 
+def names_of(terms: list[Term]) -> list[str]:
+    """A name for each term, in order; where two factors share one, the later gets a number."""
+    names: list[str] = []
+    for term in terms:
+        same = sum(name.partition("#")[0] == term.name for name in names)
+        names.append(f"{term.name}#{same + 1}" if same else term.name)
+    return names
+
+
 def unflatten(terms: list[Term]) -> Factor:
     """The product of the terms; a single plain term is its factor itself."""
     parts = tuple(term.as_factor() for term in terms)

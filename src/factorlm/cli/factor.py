@@ -94,6 +94,8 @@ def _show_numbers(manifest: Manifest) -> None:
         strengths = (-0.6, -0.2, 0.2, 0.6)
         pairs = [f"{s:+} is ^{manifest.strengths.exponent(s):.2f}" for s in strengths]
         table.add_row("strength to exponent", ", ".join(pairs))
+    for what, value in manifest.effect.items():
+        table.add_row(what, f"{value:.2f}")
     for source in manifest.data.train:
         table.add_row("trained on", f"{source.num_texts} texts of {source.name} ({source.licence})")
         if source.credit:
@@ -138,6 +140,12 @@ def train(
     description: Annotated[str, typer.Option("--description", help="One line for lists.")] = "",
     licence: Annotated[str, typer.Option("--licence", help="Of the trained factor.")] = "unspecified",
     model: Annotated[str, typer.Option("--model", help="Name, folder or hub name of the encoder.")] = "smollm2",
+    rank: Annotated[
+        int,
+        typer.Option(
+            "--rank", min=0, help="Also learn a map of this rank; kept only if it steers better at equal divergence."
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of texts.")] = 0,
     replace: Replace = False,
 ) -> None:
@@ -168,7 +176,7 @@ def train(
     )
     lm = load_model(model)
     with progress() as report:
-        trained = train_head(lm, examples, about, seed=seed, report=report)
+        trained = train_head(lm, examples, about, rank=rank, seed=seed, report=report)
     folder = store.save(trained.manifest, trained.tensors, replace=replace)
     calibration = trained.manifest.calibration
     assert calibration is not None
@@ -180,6 +188,23 @@ def train(
     if calibration.dev_auc < 0.6:
         console.print("[yellow]it tells the held-out texts apart hardly better than chance: it may not steer[/yellow]")
     console.print(f'try: factorlm generate "The food was" --factor {name}=0.3 --explain')
+    if rank:
+        console.print(_kept(trained.manifest, rank))
+
+
+def _kept(manifest: Manifest, rank: int) -> str:
+    """Whether training kept the map, and the comparison that decided it."""
+    from factorlm.factors.manifest import HeadSettings
+    from factorlm.factors.separation import STRENGTH
+    from factorlm.factors.training import ERROR, effect_key
+
+    assert isinstance(manifest.settings, HeadSettings)
+    by_map, by_bias = (
+        f"{manifest.effect[key]:.2f} ± {manifest.effect[key + ERROR]:.2f}"
+        for key in (effect_key(f"rank {rank}"), effect_key("bias"))
+    )
+    verdict = f"the map of rank {rank}" if manifest.settings.rank else "the bias alone"
+    return f"kept {verdict}: at strength {STRENGTH} the map separates texts by {by_map}, the bias by {by_bias}"
 
 
 @app.command("create")

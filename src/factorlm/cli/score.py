@@ -24,6 +24,7 @@ def score(
 
     A factor's evidence is log p_k(x)/p(x): how much more probable the text is under the factor at exponent one.
     """
+    from factorlm.algebra import names_of
     from factorlm.cli.terminal import console, progress
     from factorlm.errors import InputError
     from factorlm.factors.examples import decode_lines, read_lines
@@ -46,7 +47,7 @@ def score(
         for start in range(0, len(lines), size):
             scores += composed.score(lines[start : start + size])
             report("scoring texts", len(scores), len(lines))
-    names = [term.name for term in composed.terms[1:]]
+    names = names_of(composed.terms[1:])
     if as_json:
         for s in scores:
             found = {

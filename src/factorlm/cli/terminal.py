@@ -79,11 +79,14 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def factor_numbers(model: Model) -> dict[str, dict[str, float | None]]:
     """Exponent and strength of every factor; the strength is None where it is not known without measuring."""
+    from factorlm.algebra import names_of
+
     found: dict[str, dict[str, float | None]] = {}
-    for term in model.terms[1:]:
+    terms = model.terms[1:]
+    for name, term in zip(names_of(terms), terms, strict=True):
         strengths = getattr(term.factor, "strengths", None)
         exponent = float(term.exponent)
-        found[term.name] = {"exponent": exponent, "strength": strengths.strength(exponent) if strengths else None}
+        found[name] = {"exponent": exponent, "strength": strengths.strength(exponent) if strengths else None}
     return found
 
 

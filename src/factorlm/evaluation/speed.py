@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -38,6 +42,8 @@ class Ratio:
         other_ms_per_token: the same of the other way.
         head_bytes: memory of the heads.
         encoder_bytes: memory of the encoder.
+        number_format: of the encoder.
+        machine: processor or accelerator, and cores.
     """
 
     benchmark: str
@@ -52,6 +58,8 @@ class Ratio:
     other_ms_per_token: float
     head_bytes: int
     encoder_bytes: int
+    number_format: str
+    machine: str
 
 
 def random_heads(lm: CausalLM, num_heads: int, rank: int, seed: int = 0) -> tuple[Head, ...]:
@@ -216,4 +224,14 @@ def _ratio(
         other_ms_per_token=1e3 * statistics.median(other_seconds),
         head_bytes=4 * numbers,
         encoder_bytes=sum(p.numel() * p.element_size() for p in lm.model.parameters()),
+        number_format=str(lm.model.dtype).removeprefix("torch."),
+        machine=_machine(lm),
     )
+
+
+def _machine(lm: CausalLM) -> str:
+    if lm.device.type == "cuda":
+        return torch.cuda.get_device_name(lm.device)
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"

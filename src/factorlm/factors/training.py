@@ -9,13 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from factorlm.factors.calibration import auc, calibrate, evidence, head_strengths
+from factorlm.errors import InputError
+from factorlm.factors.calibration import Calibrated, auc, calibrate, evidence, head_strengths
 from factorlm.factors.examples import Example, fingerprint, split
-from factorlm.factors.features import Report, encode, quiet, tokenized
-from factorlm.factors.head import EncoderCard, HeadWeights
+from factorlm.factors.features import Features, Report, encode, quiet, tokenized
+from factorlm.factors.head import EncoderCard, Head, HeadWeights
+from factorlm.factors.lowrank import MOST_TEXTS, fit_low_rank
 from factorlm.factors.manifest import Calibration, DataCard, HeadSettings, Manifest, Source
+from factorlm.factors.separation import STRENGTH, Judge, Separation, sentence_judge, separation
 from factorlm.factors.shift import fit_shift
+from factorlm.factors.strength import StrengthMap
 from factorlm.models import CausalLM
+
+ERROR = ", standard error"  # after the name of an effect on a card
 
 
 @dataclass(frozen=True)
@@ -65,22 +71,30 @@ def train_head(
     about: Description,
     *,
     tests: dict[str, Sequence[Example]] | None = None,
+    rank: int = 0,
+    judge: Judge | None = None,
     seed: int = 0,
     report: Report = quiet,
 ) -> Trained:
     """Learn a bias, scale it to a likelihood ratio, measure its strength map, and write its card.
+
+    With a rank, a map of that rank is learned on top of the bias, and kept if it steers better at equal divergence.
 
     Args:
         lm: the shared encoder.
         examples: labelled texts; a share of them is held out to stop and calibrate on.
         about: what the card shall say.
         tests: labelled texts of other origin to measure the evidence on, by name.
-        seed: of the order of texts.
+        rank: of the map, learned from at most MOST_TEXTS texts; 0 learns none.
+        judge: says which continuations have the attribute; the default is learned from the held-out texts.
+        seed: of the order of texts, of first values and of what is drawn.
         report: told of progress.
 
     Raises:
-        InputError: if there are too few texts.
+        InputError: if there are too few texts, or the rank is not one of the encoder's width.
     """
+    if not 0 <= rank <= lm.width:
+        raise InputError(f"a rank from 0 to the width {lm.width} of {lm.name} is needed, got {rank}; 8 is usual")
     seconds: dict[str, float] = {}
     start = time.perf_counter()
 
@@ -95,12 +109,25 @@ def train_head(
     stage("learning the bias")
     dev_features = encode(lm, [e.text for e in parts.dev], report=report)
     stage("reading texts")
-    calibrated = calibrate(lm, HeadWeights.shift(bias_D), dev_features, _labels(parts.dev))
-    report("calibrating", 1, 2)
+    dev_label_B = _labels(parts.dev)
+    fitted = _measured(lm, HeadWeights.shift(bias_D), dev_features, dev_label_B, report)
     stage("calibrating")
-    strengths = head_strengths(lm, calibrated.weights)
-    report("calibrating", 2, 2)
-    stage("measuring strengths")
+    effect: dict[str, float] = {}
+    if rank:
+        some = _spread(parts.train, MOST_TEXTS)
+        train_features = encode(lm, [e.text for e in some], report=report)
+        bias = fitted.calibrated.weights
+        weights = fit_low_rank(
+            lm, bias, train_features, _labels(some), dev_features, dev_label_B, rank=rank, seed=seed, report=report
+        )
+        mapped = _measured(lm, weights, dev_features, dev_label_B, report)
+        stage("learning the map")
+        judge = judge or sentence_judge(parts.dev)
+        by_bias, by_map = (separation(lm, f.head(lm, about.name), judge, report=report) for f in (fitted, mapped))
+        effect = _effect(by_bias, "bias") | _effect(by_map, f"rank {rank}")
+        fitted = mapped if by_map.exceeds(by_bias) else fitted
+        stage("comparing at equal divergence")
+    calibrated = fitted.calibrated
     test_auc = {name: measured_auc(lm, calibrated.weights, list(part), report) for name, part in (tests or {}).items()}
     stage("testing")
     manifest = Manifest(
@@ -117,10 +144,48 @@ def train_head(
             dev_auc=round(calibrated.auc, 4),
             test_auc={name: round(value, 4) for name, value in test_auc.items()},
         ),
-        strengths=strengths,
+        strengths=fitted.strengths,
         data=_card(about, examples, tests or {}),
+        effect=effect,
     )
     return Trained(manifest, calibrated.weights, seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """A head after calibration, with its map from strength to exponent."""
+
+    calibrated: Calibrated
+    strengths: StrengthMap | None
+
+    def head(self, lm: CausalLM, name: str) -> Head:
+        return Head(name, self.calibrated.weights.to(lm.device), lm, self.strengths)
+
+
+def _measured(
+    lm: CausalLM, weights: HeadWeights, dev_features: Features, dev_label_B: Tensor, report: Report
+) -> _Measured:
+    calibrated = calibrate(lm, weights, dev_features, dev_label_B)
+    report("calibrating", 1, 2)
+    strengths = head_strengths(lm, calibrated.weights)
+    report("calibrating", 2, 2)
+    return _Measured(calibrated, strengths)
+
+
+def effect_key(what: str) -> str:
+    """Where a card keeps the separation of a head; its standard error stands under the same with ERROR."""
+    return f"separation at {STRENGTH}, {what}"
+
+
+def _effect(measured: Separation, what: str) -> dict[str, float]:
+    key = effect_key(what)
+    return {key: round(measured.value, 4), key + ERROR: round(measured.standard_error, 4)}
+
+
+def _spread(examples: Sequence[Example], most: int) -> list[Example]:
+    """At most this many, taken evenly: they come sorted by class, and shares of classes shall stay."""
+    count = min(most, len(examples))
+    return [examples[n * len(examples) // count] for n in range(count)]
 
 
 def measured_auc(lm: CausalLM, weights: HeadWeights, examples: list[Example], report: Report = quiet) -> float:

@@ -111,7 +111,7 @@ class Explanation:
         for i in chosen:
             pushes = [f"{c:+.2f}" for c in self.contributions[i]]
             numbers = [f"{self.base_log_probs[i]:.2f}", *pushes, f"{-self.normalizers[i]:+.2f}"]
-            table.add_row(repr(self.tokens[i])[1:-1], *numbers, f"{self.log_probs[i]:.2f}")
+            table.add_row(shown(self.tokens[i]), *numbers, f"{self.log_probs[i]:.2f}")
         return table
 
     def legend(self) -> Text:
@@ -149,6 +149,11 @@ class Explanation:
         weight = "bold " if abs(self.contributions[index][k]) >= FULL / 2 else ""
         against = "underline " if self.contributions[index][k] < 0 else ""
         return f"{weight}{against}{COLOURS[k % len(COLOURS)]}"
+
+
+def shown(token: str) -> str:
+    """A token for a table cell; one that only begins a character shows as dots."""
+    return repr(token)[1:-1] or "…"
 
 
 def escape(text: str) -> str:

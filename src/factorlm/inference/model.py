@@ -24,6 +24,7 @@ from factorlm.algebra import (
     Union,
     flatten,
     merge,
+    names_of,
     pad_left,
     pad_right,
     unflatten,
@@ -166,7 +167,7 @@ class Model:
         twice = set(strengths or {}) & set(exponents or {})
         if twice:
             raise InputError(f"a strength or an exponent is wanted for {sorted(twice)[0]!r}, got both; leave one out")
-        by_name = {term.name: term for term in terms}
+        by_name = dict(zip(names_of(terms), terms, strict=True))
         for name, value in wanted.items():
             known = by_name.get(name)
             bound = known.factor if known else bind(named_factor(name), self.lm)

@@ -41,7 +41,7 @@ def page(title: str, explanations: Sequence[Explanation]) -> str:
 
 
 def _section(number: int, e: Explanation) -> str:
-    from factorlm.inference.explanation import COLOURS, FULL, escape
+    from factorlm.inference.explanation import COLOURS, FULL, escape, shown
 
     pieces = [f'<span class="prompt">{escape(e.prompt)}</span>']
     for i, token in enumerate(e.tokens):
@@ -68,7 +68,7 @@ def _section(number: int, e: Explanation) -> str:
         "<tr><td>"
         + "</td><td>".join(
             [
-                html.escape(repr(token)[1:-1]),
+                html.escape(shown(token)),
                 f"{e.base_log_probs[i]:.2f}",
                 *(f"{c:+.2f}" for c in e.contributions[i]),
                 f"{-e.normalizers[i]:+.2f}",
@@ -78,9 +78,10 @@ def _section(number: int, e: Explanation) -> str:
         + "</td></tr>"
         for i, token in enumerate(e.tokens)
     )
+    formula = " · ".join(f"{n}^{a:.3g}" for n, a in zip(e.names, e.exponents, strict=True)) or "the base alone"
     summary = f"log probability {sum(e.log_probs):.1f} nats composed, {sum(e.base_log_probs):.1f} under the base"
     return (
-        f"<h2>{number}. {html.escape(e.prompt)}</h2><p>{keys}</p><p class='text'>{''.join(pieces)}</p>"
+        f"<h2>{number}. {html.escape(formula)}</h2><p>{keys}</p><p class='text'>{''.join(pieces)}</p>"
         f'<p class="note">{summary}</p><details><summary>All tokens</summary><div class="wide"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"
     )

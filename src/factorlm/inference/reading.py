@@ -20,6 +20,7 @@ from factorlm.algebra import (
     log_normalize,
     mean_where_possible,
     merge,
+    names_of,
     scale,
 )
 from factorlm.factors.head import Head, HeadStack, stack_exponents
@@ -94,7 +95,7 @@ def read(
     normalizer_BT = torch.where(real_BT, joined(3), 0.0) if with_contributions else None
     log_ratio_BTK = torch.where(real_BTK, joined(4, num_factors), 0.0) if with_ratios else None
     return Reading(
-        tuple(term.name for term in terms),
+        tuple(names_of(terms)),
         blocks.exponent_BK,
         base_log_prob_BT,
         log_prob_BT,
