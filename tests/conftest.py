@@ -17,7 +17,7 @@ import factorlm as fl
 from factorlm.errors import FetchError
 from factorlm.factors.head import Head, HeadWeights
 from factorlm.models import CausalLM
-from factorlm.models.loading import load_model
+from factorlm.models.loading import load_model, read_model
 
 # Byte-level pieces: a blank, a line break, letters, marks, and the single bytes of é and €.
 LETTERS = ["Ġ", "Ċ", *"abcdefghijklmnopqrstuvwxyz", *".,:'<>/|", "Ã", "©", "â", "Ĥ", "¬"]
@@ -78,7 +78,7 @@ def tiny_lm(tiny_folder: Path) -> CausalLM:
 @pytest.fixture
 def fresh_lm(tiny_folder: Path) -> CausalLM:
     """The tiny model without any memory of other tests."""
-    return load_model.__wrapped__(str(tiny_folder), dtype="float32", device="cpu")
+    return read_model(str(tiny_folder), dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="session")

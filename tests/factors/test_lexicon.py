@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from factorlm.algebra import laws, pad_left, pad_right
 from factorlm.errors import InputError
-from factorlm.factors.lexicon import Lexicon, UnboundLexicon
+from factorlm.factors.lexicon import Lexicon
 from factorlm.factors.manifest import LexiconSettings
+from factorlm.factors.wordlist import UnboundLexicon
 from factorlm.text import Vocabulary
 
 BAN = -math.inf

@@ -21,7 +21,7 @@ from factorlm.factors.separation import NUM_SAMPLES, Separation, separation
 from factorlm.factors.training import Description, Trained, _spread, effect_key, train_head
 from factorlm.models import CausalLM
 
-KINDS = ("acdefgijklm", "pqrstuvwxyz")  # letters that no merge of the tiny tokenizer joins
+KINDS = ("cfjk", "pqrs")  # letters that no merge of the tiny tokenizer joins
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +36,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def is_steady(text: str) -> bool:
-    """Whether most letters are of the kind of the letter before."""
-    kinds = [n for letter in text for n, kind in enumerate(KINDS) if letter in kind]
-    return 2 * sum(a == b for a, b in zip(kinds, kinds[1:], strict=False)) > len(kinds) - 1
 
 
 def contextual(num_texts: int, seed: int = 0) -> list[Example]:
@@ -176,8 +170,8 @@ def test_context_is_learned_where_a_bias_learns_nothing(tiny_lm: CausalLM) -> No
     assert torch.equal(found.up_DR, again.up_DR)
 
 
-def test_noise_leaves_the_bias_as_it_was(tiny_lm: CausalLM) -> None:
-    """A penalty without bound forbids every map: the epoch before the first is kept."""
+def test_a_map_that_misleads_leaves_the_bias_as_it_was(tiny_lm: CausalLM) -> None:
+    """The dev texts have the opposite labels, so no epoch is better than none."""
     features, label_B = read(tiny_lm, contextual(40))
     bias_D = torch.randn(tiny_lm.width, generator=seeded())
     found = fit_low_rank(tiny_lm, HeadWeights.shift(bias_D), features, label_B, features, 1 - label_B, rank=2)
@@ -193,9 +187,11 @@ def trained(lm: CausalLM, judge: object, rank: int = 2) -> Trained:
 
 
 def test_a_map_that_pays_is_kept(tiny_lm: CausalLM) -> None:
-    card = (found := trained(tiny_lm, lambda texts: [is_steady(t) for t in texts])).manifest
+    verdicts = iter([[False] * 128, [True] * 64 + [False] * 64])  # of the bias, then of the map
+    card = (found := trained(tiny_lm, lambda texts: next(verdicts))).manifest
     assert card.settings.rank == found.weights.rank == 2  # type: ignore[union-attr]
-    assert card.effect[effect_key("rank 2")] > card.effect[effect_key("bias")]
+    assert card.effect[effect_key("rank 2")] == 1
+    assert card.effect[effect_key("bias")] == 0
     assert card.calibration is not None
     assert card.calibration.dev_auc > 0.72
     assert found.tensors["up"].shape == (32, 2)

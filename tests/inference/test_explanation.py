@@ -106,7 +106,6 @@ def test_the_table_shows_the_strongest_tokens_in_order() -> None:
     assert "factor0^2" in shown(e.legend())
 
 
-@pytest.mark.xfail(strict=True, reason="the cells of the table are read as markup of rich")
 @pytest.mark.parametrize("token", ["[/b]", "[red]", "[bold]x"])
 def test_brackets_in_a_text_are_shown(token: str) -> None:
     assert token in shown(made_up((2.0,), tokens=(token,)).table())

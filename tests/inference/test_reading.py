@@ -210,14 +210,12 @@ def test_a_banned_word_is_impossible_and_nothing_is_nan(tiny_lm: CausalLM) -> No
     assert not bool(got.contribution_BTK.isnan().any())
 
 
-@pytest.mark.xfail(strict=True, reason="whether the base has exponent one is asked of a whole tensor")
 def test_a_base_with_an_exponent_for_each_row(tiny_lm: CausalLM, make_head: MakeHead, text_BT: Tensor) -> None:
     product = tiny_lm * (tiny_lm * make_head(0)) ** ROW_EXPONENT_B
     got = read(product, PREFIX_BT, text_BT, with_contributions=True)
     close(got.log_prob_BT, LocalProduct(product).score(PREFIX_BT, text_BT))
 
 
-@pytest.mark.xfail(strict=True, reason="log_ratio exponentiates potentials without taking the largest away")
 def test_a_large_constant_in_a_potential_leaves_its_evidence(
     tiny_lm: CausalLM, make_head: MakeHead, text_BT: Tensor
 ) -> None:

@@ -14,7 +14,7 @@ from factorlm.algebra.operators import (
     Product,
     Union,
 )
-from factorlm.algebra.tree import Term, flatten, leaves, map_leaves, merge, names_of, unflatten
+from factorlm.algebra.tree import Term, flatten, leaves, map_leaves, merge, names_of, rows_of, unflatten
 
 __all__ = [
     "PAD",
@@ -44,6 +44,7 @@ __all__ = [
     "names_of",
     "pad_left",
     "pad_right",
+    "rows_of",
     "scale",
     "select_rows",
     "total_variation",

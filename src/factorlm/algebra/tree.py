@@ -76,6 +76,19 @@ def map_leaves(factor: Factor, change: Callable[[Factor], Factor]) -> Factor:
     return change(factor)
 
 
+def rows_of(factor: Factor, rows: list[int]) -> Factor:
+    """The composition for these rows of a batch: exponents given by row are picked, others stay."""
+    if isinstance(factor, (Combination, Mixture)):
+        return replace(factor, parts=tuple(rows_of(part, rows) for part in factor.parts))
+    if isinstance(factor, Power):
+        exponent = factor.exponent
+        is_by_row = isinstance(exponent, Tensor) and exponent.ndim > 0
+        return Power(rows_of(factor.base, rows), exponent[rows] if is_by_row else exponent)  # type: ignore[index]
+    if isinstance(factor, (LocalProduct, Named)):
+        return replace(factor, base=rows_of(factor.base, rows))
+    return factor
+
+
 def leaves(factor: Factor) -> list[Factor]:
     """Every factor in a composition that wraps no other."""
     found: list[Factor] = []

@@ -63,13 +63,16 @@ def evidence(lm: CausalLM, weights: HeadWeights, features: Features, scales: tup
     scale_S = torch.tensor([*scales, *(-s for s in scales)])
     total_SB = torch.zeros(num_scales, features.num_texts)
     fixed_V = lm.unembed(weights.bias_D.to(lm.device)) if weights.rank == 0 else None
-    tilt_VS = (fixed_V[:, None] * scale_S.to(lm.device)).exp() if fixed_V is not None else None
+    if fixed_V is not None:
+        power_VS = fixed_V[:, None] * scale_S.to(lm.device)
+        largest_S = power_VS.amax(0)  # taken out, so that no exponential overflows
+        tilt_VS = (power_VS - largest_S).exp()
     device_weights = weights.to(lm.device)
     for part, log_prob_NV in lm.chunks(features.hidden_ND.to(lm.device)):
         token_N, owner_N = features.token_N[part].to(lm.device), features.owner_N[part]
-        if fixed_V is not None and tilt_VS is not None:
+        if fixed_V is not None:
             potential_N = fixed_V[token_N]
-            normalizer_NS = (log_prob_NV.exp() @ tilt_VS).log()
+            normalizer_NS = (log_prob_NV.exp() @ tilt_VS).log() + largest_S
         else:
             potential_NV = lm.unembed(device_weights(features.hidden_ND[part].to(lm.device).float()))
             potential_N = potential_NV.gather(1, token_N[:, None])[:, 0]

@@ -29,7 +29,9 @@ class UnboundContrast(Unbound):
         return replace(contrast(self.name, expert, anti), strengths=self.strengths)
 
     def _model(self, name: str | None, lm: CausalLM) -> CausalLM:
-        return lm if name is None or name == lm.name else load_model(name)
+        if name is None or name == lm.name:
+            return lm
+        return load_model(name, dtype=str(lm.model.dtype).removeprefix("torch."), device=lm.device.type)
 
 
 def contrast(name: str, expert: Factor, anti_expert: Factor) -> Named:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,9 @@ def read_lines(path: Path | str) -> list[str]:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"no file {path}; check the path (it is read from {Path.cwd()})") from None
-    except (IsADirectoryError, PermissionError, gzip.BadGzipFile) as error:
-        raise InputError(f"a readable text file is needed, got {path}: {error.strerror or error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"a readable text file is needed, got {path}: {reason}") from None
     return decode_lines(raw, str(path))
 
 
@@ -94,7 +95,7 @@ def from_table(path: Path | str, *, positive: str = "1", negative: str | None = 
 def _rows(path: Path) -> Iterable[tuple[str, set[str]]]:
     lines = read_lines(path)
     if ".tsv" in path.suffixes:
-        for number, row in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
+        for number, row in enumerate((line.split("\t") for line in lines), 1):
             if len(row) != 2:
                 raise InputError(f"two columns, text and label, are needed, got {len(row)} in line {number} of {path}")
             yield row[0].strip(), {row[1].strip()}
@@ -102,7 +103,9 @@ def _rows(path: Path) -> Iterable[tuple[str, set[str]]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            yield str(row["text"]).strip(), {str(row[key]) for key in ("label", "label_name") if key in row}
+            if not isinstance(row["text"], str):
+                raise TypeError("text is no string")
+            yield row["text"].strip(), {str(row[key]) for key in ("label", "label_name") if key in row}
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise InputError(
                 f"a JSON object with text and label is needed in line {number} of {path}, got {line[:60]!r} ({error})"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -64,9 +65,12 @@ def encode(lm: CausalLM, texts: Sequence[str], *, report: Report = quiet, keep: 
     """
     path = _path(lm, texts)
     if path.is_file():
-        kept = safetensors.torch.load_file(path)
-        report("reading texts", len(texts), len(texts))
-        return Features(kept["hidden_ND"], kept["token_N"].long(), kept["owner_N"].long())
+        try:
+            kept = safetensors.torch.load_file(path)
+            report("reading texts", len(texts), len(texts))
+            return Features(kept["hidden_ND"], kept["token_N"].long(), kept["owner_N"].long())
+        except (safetensors.SafetensorError, KeyError):
+            path.unlink()  # damaged: read the texts again
     rows = tokenized(lm, texts)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     hidden: list[Tensor] = [torch.empty(0, lm.width, dtype=torch.float16)] * len(rows)

@@ -175,7 +175,8 @@ class HeadStack:
         fixed = [k for k, head in enumerate(self.heads) if head.weights.rank == 0]
         if fixed:
             value_VK = self._fixed_potential_KV[fixed].T
-            normalizer_NK = (log_prob_NV.exp() @ value_VK.exp()).log()
+            largest_K = value_VK.amax(0)  # taken out, so that no exponential overflows
+            normalizer_NK = (log_prob_NV.exp() @ (value_VK - largest_K).exp()).log() + largest_K
             ratio_NK[:, fixed] = value_VK[token_N] - normalizer_NK
         for k, head in enumerate(self.heads):
             if head.weights.rank:

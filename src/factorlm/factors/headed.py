@@ -59,6 +59,8 @@ class HeadedModel(Factor):
 
     def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
         """See Factor."""
+        if text_BT.shape[1] == 0:
+            return torch.zeros(text_BT.shape, device=self.lm.device)
         real_BT = (text_BT != PAD).to(self.lm.device)
         hidden_ND = self.lm.hidden_before(prefix_BT, text_BT)[real_BT]
         token_N = text_BT.to(self.lm.device)[real_BT]

@@ -41,7 +41,8 @@ class Store:
         """Names of the factors in it, sorted."""
         if not self.folder.is_dir():
             return []
-        return sorted(path.parent.name for path in self.folder.glob(f"*/{MANIFEST}"))
+        found = (path.parent.name for path in self.folder.glob(f"*/{MANIFEST}"))
+        return sorted(name for name in found if not name.startswith("."))
 
     def check_name(self, name: str, *, replace: bool = False) -> None:
         """Raise InputError if a factor of this name could not be saved."""
@@ -73,7 +74,12 @@ class Store:
             old = self.folder / f".{manifest.name}.{uuid.uuid4().hex}.old"
             if target.exists():
                 os.replace(target, old)
-            os.replace(partial, target)
+            try:
+                os.replace(partial, target)
+            except OSError:
+                if old.exists():
+                    os.replace(old, target)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -183,6 +189,8 @@ def _head(manifest: Manifest, folder: Path) -> Unbound:
 
     from factorlm.factors.head import HeadWeights, UnboundHead
 
+    if WEIGHTS not in manifest.files:
+        raise IntegrityError(f"{folder / MANIFEST} has no sha256 of {WEIGHTS}; install the factor again")
     try:
         found = safetensors.torch.load_file(folder / WEIGHTS)
         weights = HeadWeights(found["bias"], found["up"], found["down"])
@@ -190,8 +198,14 @@ def _head(manifest: Manifest, folder: Path) -> Unbound:
         raise IntegrityError(
             f"{folder / WEIGHTS} cannot be read as a head ({error}); install the factor again"
         ) from None
-    if manifest.encoder is None or weights.bias_D.shape != (manifest.encoder.width,):
+    if manifest.encoder is None:
         raise IntegrityError(f"{folder} does not say for which encoder it was made; install the factor again")
+    width, rank = manifest.encoder.width, getattr(manifest.settings, "rank", 0)
+    shapes = tuple(tuple(t.shape) for t in (weights.bias_D, weights.up_DR, weights.down_RD))
+    if shapes != ((width,), (width, rank), (rank, width)):
+        raise IntegrityError(
+            f"{folder / WEIGHTS}: a head of width {width} and rank {rank} is needed, got shapes {shapes}; install again"
+        )
     return UnboundHead(manifest.name, manifest.strengths, weights, manifest.encoder)
 
 

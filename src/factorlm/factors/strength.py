@@ -59,12 +59,15 @@ def measure(divergence: Callable[[float], float]) -> StrengthMap | None:
     points = [(0.0, 0.0)]
     for sign in (-1.0, 1.0):
         previous = 0.0
+        at_once = divergence(sign * 1e-6)  # what its bans cause, however small the exponent
         for strength in MEASURED_STRENGTHS:
+            if strength <= at_once:
+                continue
             found = _solve(lambda size, sign=sign: divergence(sign * size), strength, previous)  # type: ignore[misc]
             if found is None or found <= previous:
                 break  # the factor has nothing more to give on this side
             previous = found
-            points.append((sign * strength, round(sign * found, 4)))
+            points.append((sign * strength, float(f"{sign * found:.6g}")))
     return StrengthMap(points=tuple(sorted(points))) if len(points) >= 2 else None
 
 
@@ -74,9 +77,12 @@ def mean_divergence(log_prob_NV: Tensor, potential_NV: Tensor, exponent: float) 
     It is E_pa[a potential] - log Z: one exponential for each entry.
     """
     safe_NV = torch.where(potential_NV == -torch.inf, 0.0, exponent * potential_NV)
-    weight_NV = torch.where(potential_NV == -torch.inf, -torch.inf, log_prob_NV + safe_NV).exp()
+    log_weight_NV = torch.where(potential_NV == -torch.inf, -torch.inf, log_prob_NV + safe_NV)
+    largest_N1 = log_weight_NV.amax(-1, keepdim=True)
+    weight_NV = (log_weight_NV - largest_N1).exp()
     total_N = weight_NV.sum(-1)
-    return float(((weight_NV * safe_NV).sum(-1) / total_N - total_N.log()).mean())
+    log_total_N = total_N.log() + largest_N1[:, 0]
+    return float(((weight_NV * safe_NV).sum(-1) / total_N - log_total_N).mean())
 
 
 def _solve(rising: Callable[[float], float], target: float, low: float) -> float | None:

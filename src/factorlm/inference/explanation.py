@@ -99,19 +99,20 @@ class Explanation:
     def table(self, most_tokens: int = 12) -> RenderableType:
         """For a terminal: the tokens that factors pushed most, in the order of the text."""
         from rich.table import Table
+        from rich.text import Text
 
         chosen = sorted(sorted(range(len(self.tokens)), key=lambda i: -self._size(i))[:most_tokens])
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("token")
         table.add_column("base", justify="right")
         for k, name in enumerate(self.names):
-            table.add_column(name, justify="right", header_style=COLOURS[k % len(COLOURS)])
+            table.add_column(Text(name), justify="right", header_style=COLOURS[k % len(COLOURS)])
         table.add_column("normaliser", justify="right")
         table.add_column("log prob", justify="right")
         for i in chosen:
             pushes = [f"{c:+.2f}" for c in self.contributions[i]]
             numbers = [f"{self.base_log_probs[i]:.2f}", *pushes, f"{-self.normalizers[i]:+.2f}"]
-            table.add_row(shown(self.tokens[i]), *numbers, f"{self.log_probs[i]:.2f}")
+            table.add_row(Text(shown(self.tokens[i])), *numbers, f"{self.log_probs[i]:.2f}")
         return table
 
     def legend(self) -> Text:

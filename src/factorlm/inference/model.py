@@ -27,6 +27,7 @@ from factorlm.algebra import (
     names_of,
     pad_left,
     pad_right,
+    rows_of,
     unflatten,
 )
 from factorlm.errors import InputError
@@ -52,6 +53,7 @@ class Response:
 
     Attributes:
         prompt: what it continues.
+        prompt_ids: the tokens of that, with a start token or the turns of a conversation.
         text: without prompt, end token and stop string.
         token_ids: as drawn, an end token included.
         log_prob: of the drawn tokens under the composed model (untruncated, temperature one), in nats.
@@ -62,6 +64,7 @@ class Response:
     """
 
     prompt: str
+    prompt_ids: tuple[int, ...]
     text: str
     token_ids: tuple[int, ...]
     log_prob: float
@@ -282,7 +285,8 @@ class Model:
                 {k: [v[i] for i in batch] if isinstance(v, Sequence) else v for k, v in (m or {}).items()}
                 for m in (strengths, exponents)
             ]
-            model = self.steered(*picked) if strengths or exponents else self
+            model = Model(rows_of(self.factor, batch), self.lm)
+            model = model.steered(*picked) if strengths or exponents else model
             reading = read(
                 model.factor, pad_left([prompt_ids] * len(batch)), pad_right([rows[i] for i in batch]), with_ratios=True
             )
@@ -300,8 +304,10 @@ class Model:
     ) -> Explanation:
         """What each factor did to each token of a text that continues the prompt, in nats."""
         model = self.steered(strengths, exponents) if strengths or exponents else self
-        prompt_ids = [*self.lm.start_ids, *self.lm.encode_text(prompt)]
-        token_ids = list(text.token_ids) if isinstance(text, Response) else self.lm.encode_text(text)
+        if isinstance(text, Response):
+            prompt_ids, token_ids = list(text.prompt_ids), list(text.token_ids)
+        else:
+            prompt_ids, token_ids = [*self.lm.start_ids, *self.lm.encode_text(prompt)], self.lm.encode_text(text)
         if not token_ids:
             raise InputError("a text to explain is needed, got an empty one")
         self._check_length(prompt + (text if isinstance(text, str) else text.text), len(prompt_ids) + len(token_ids))
@@ -356,6 +362,7 @@ class Stream(Iterator[Chunk]):
         return [
             Response(
                 prompt=prompt,
+                prompt_ids=tuple(row.prompt_ids),
                 text=row.stream.text,
                 token_ids=tuple(row.token_ids),
                 log_prob=math.fsum(row.log_probs),

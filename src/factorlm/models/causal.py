@@ -159,6 +159,8 @@ class CausalLM(Factor):
 
     def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
         """See Factor."""
+        if text_BT.shape[1] == 0:
+            return torch.zeros(text_BT.shape, device=self.device)
         real_BT = (text_BT != PAD).to(self.device)
         hidden_ND = self.hidden_before(prefix_BT, text_BT)[real_BT]
         token_N = text_BT.to(self.device)[real_BT]
@@ -215,6 +217,9 @@ class CausalLM(Factor):
         return encoded
 
     def _read(self, encoded: Encoded | None, token_BT: Tensor) -> Encoded:
+        length = token_BT.shape[1] + (0 if encoded is None else encoded.hidden.length)
+        if length > self.max_tokens:  # padding included: look closer
+            self._check_length(token_BT, encoded)
         is_token_BT = token_BT != PAD
         single = token_BT.shape[1] == 1  # a decoding step: every row gets a token, no need to look
         is_padded = False if single else not bool(is_token_BT.all())
@@ -249,8 +254,13 @@ class CausalLM(Factor):
     def _check_tokens(self, read_BT: Tensor, prefix_BT: Tensor) -> None:
         if prefix_BT.shape[1] == 0 or bool((prefix_BT[:, -1] == PAD).any()):
             raise InputError("a prefix of at least one token is needed, got an empty one; begin with a start token")
-        if read_BT.shape[1] > self.max_tokens and int((read_BT != PAD).sum(1).max()) > self.max_tokens:
-            longest = int((read_BT != PAD).sum(1).max())
+        if read_BT.shape[1] > self.max_tokens:
+            self._check_length(read_BT, None)
+
+    def _check_length(self, token_BT: Tensor, encoded: Encoded | None) -> None:
+        num_tokens_B = (token_BT != PAD).sum(1) + (0 if encoded is None else encoded.num_tokens_B)
+        longest = int(num_tokens_B.max())
+        if longest > self.max_tokens:
             raise InputError(f"{self.name} reads at most {self.max_tokens} tokens, got {longest}; shorten the text")
 
 

@@ -52,8 +52,9 @@ class Encoded:
         """As before the last num_tokens_B[b] tokens of each row were read."""
         length = self.hidden.length
         least, most = int(num_tokens_B.min()), int(num_tokens_B.max())
-        if most >= int(self.num_tokens_B.min()):
-            raise ValueError(f"a row of {int(self.num_tokens_B.min())} tokens cannot lose {most}; keep at least one")
+        left = int((self.num_tokens_B - num_tokens_B).min())
+        if least < 0 or left < 1:
+            raise ValueError(f"a row keeps at least one of its tokens, got cuts {num_tokens_B.tolist()}")
         if least == most:
             keys_values = tuple((key.cut(least), value.cut(least)) for key, value in self.keys_values)
             return Encoded(keys_values, self.hidden.cut(least), self.is_token_BT[:, : length - least], self.is_padded)

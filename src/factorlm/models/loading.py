@@ -14,7 +14,6 @@ from factorlm.models.fetch import MODELS, fetch
 DEFAULT_MODEL = "smollm2"
 
 
-@lru_cache(maxsize=4)
 def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "auto", device: str = "auto") -> CausalLM:
     """Load a causal language model; the same arguments give the same object.
 
@@ -29,6 +28,17 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "auto", device: str = 
         InputError: if there is no such model, or it cannot be read.
         FetchError: if a listed model could not be fetched.
     """
+    return _kept(name, dtype, device)
+
+
+@lru_cache(maxsize=4)
+def _kept(name: str, dtype: str, device: str) -> CausalLM:
+    return read_model(name, dtype=dtype, device=device)
+
+
+def read_model(name: str, *, dtype: str = "auto", device: str = "auto") -> CausalLM:
+    """As load_model, but a new object each time."""
+    import safetensors
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -42,7 +52,7 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "auto", device: str = 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=number).to(place)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(f"no causal language model can be read from {folder}: {reason}") from error
     finally:
