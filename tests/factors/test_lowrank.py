@@ -157,7 +157,7 @@ def test_standardisation_folds_into_plain_weights(tiny_lm: CausalLM) -> None:
 
 
 def test_context_is_learned_where_a_bias_learns_nothing(tiny_lm: CausalLM) -> None:
-    train, dev = (read(tiny_lm, contextual(num, seed)) for num, seed in ((640, 0), (200, 1)))
+    train, dev = (read(tiny_lm, contextual(num, seed)) for num, seed in ((480, 0), (150, 1)))
     bias_D = 0.1 * torch.randn(tiny_lm.width, generator=seeded())
     shift = HeadWeights.shift(bias_D)
     found = fit_low_rank(tiny_lm, shift, *train, *dev, rank=2)

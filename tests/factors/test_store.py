@@ -125,7 +125,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pickle": (rewrite(pickle.dumps([1.0])), "is a pickle, which can run code"),
     "noise": (rewrite(b"not numbers at all"), "cannot be read as a head"),
     "tensors missing": (rewrite(safetensors.torch.save({"bias": torch.ones(WIDTH)})), "cannot be read as a head"),
-    "another width": (rewrite(safetensors.torch.save({k: t[:1] for k, t in head_tensors().items()})), "width 6 and rank 2"),
+    "another width": (
+        rewrite(safetensors.torch.save({k: t[:1] for k, t in head_tensors().items()})),
+        "width 6 and rank 2",
+    ),
     "no manifest": (lambda folder: (folder / store.MANIFEST).unlink(), "no factor"),
     "broken JSON": (lambda folder: (folder / store.MANIFEST).write_text('{"name": "kind",'), "invalid json"),
     "not UTF-8": (lambda folder: (folder / store.MANIFEST).write_bytes(b'{"name": "\xe9"}'), "not readable"),

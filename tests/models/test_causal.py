@@ -156,8 +156,7 @@ def test_a_capped_model_is_refused(tiny_folder: Path) -> None:
 
 def test_the_fingerprint_follows_the_weights_not_the_format(tiny_folder: Path) -> None:
     plain, half, changed = (
-        read_model(str(tiny_folder), dtype=dtype, device="cpu")
-        for dtype in ("float32", "bfloat16", "float32")
+        read_model(str(tiny_folder), dtype=dtype, device="cpu") for dtype in ("float32", "bfloat16", "float32")
     )
     assert plain.fingerprint == half.fingerprint
     with torch.no_grad():

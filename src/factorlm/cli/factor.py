@@ -189,7 +189,7 @@ def train(
         console.print("[yellow]it tells the held-out texts apart hardly better than chance: it may not steer[/yellow]")
     console.print(f'try: factorlm generate "The food was" --factor {name}=0.3 --explain')
     if rank:
-        console.print(_kept(trained.manifest, rank))
+        console.print(_kept(trained.manifest, rank), soft_wrap=True)
 
 
 def _kept(manifest: Manifest, rank: int) -> str:
