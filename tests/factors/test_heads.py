@@ -110,7 +110,7 @@ def test_a_constant_potential_changes_nothing(tiny_lm: CausalLM, make_head: Make
     got, want = (HeadedModel(tiny_lm, (h,), (2.0,)).score(PREFIX_BT, TEXT_BT) for h in (moved, head))
     torch.testing.assert_close(got, want, atol=FLOAT32, rtol=0)
     log_prob_NV = tiny_lm.unembed(hidden_ND).log_softmax(-1)
-    got, want = (HeadStack((h,)).log_ratio(hidden_ND, token_N, log_prob_NV) for h in (moved, head))
+    got, want = (HeadStack((h,)).log_ratio(hidden_ND, token_N, log_prob_NV.exp()) for h in (moved, head))
     torch.testing.assert_close(got, want, atol=FLOAT32, rtol=0)
 
 
@@ -124,7 +124,7 @@ def test_a_stack_equals_its_heads(tiny_lm: CausalLM, make_head: MakeHead) -> Non
     shift_ND = (exponent_NK[..., None] * output_NKD).sum(1)
     torch.testing.assert_close(stack.shift(hidden_ND, exponent_NK), shift_ND, atol=FLOAT32, rtol=0)
     log_prob_NV = tiny_lm.unembed(hidden_ND).log_softmax(-1)
-    log_ratio_NK = stack.log_ratio(hidden_ND, token_N, log_prob_NV)
+    log_ratio_NK = stack.log_ratio(hidden_ND, token_N, log_prob_NV.exp())
     for k, head in enumerate(heads):
         potential_NV = head.potential(hidden_ND)
         want_N = potential_NV.gather(1, token_N[:, None])[:, 0] - log_mean(potential_NV, log_prob_NV)

@@ -177,7 +177,7 @@ def test_a_model_alone_is_its_own_base(tiny_lm: CausalLM, text_BT: Tensor) -> No
 
 def test_texts_longer_than_a_block(tiny_lm: CausalLM, make_head: MakeHead) -> None:
     generator = torch.Generator().manual_seed(0)
-    long_BT = torch.randint(2, 50, (3, BLOCK_TOKENS // 2), generator=generator)
+    long_BT = torch.randint(2, 50, (3, 2 * BLOCK_TOKENS // 5), generator=generator)
     product = tiny_lm * make_head(3) * make_head(0) ** ROW_EXPONENT_B
     got = read(product, PREFIX_BT, long_BT, with_ratios=True)
     close(got.log_prob_BT, fuse(LocalProduct(product)).score(PREFIX_BT, long_BT))

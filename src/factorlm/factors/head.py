@@ -164,25 +164,31 @@ class HeadStack:
             shift_ND = torch.addmm(shift_ND, low_NR, self.up_RD)
         return shift_ND
 
-    def log_ratio(self, hidden_ND: Tensor, token_N: Tensor, log_prob_NV: Tensor) -> Tensor:
-        """Log p_k(x) / p(x) of each head at exponent one, [N, K], in nats.
+    def log_ratio(self, hidden_ND: Tensor, token_N: Tensor, prob_NV: Tensor) -> Tensor:
+        """Evidence log p_k(x) / p(x) of each head at exponent one, [N, K], in nats.
 
         The normaliser E_p[exp(e_v . g_k(h))] of a head of rank zero does not need its potential at every state:
         exp(e_v . c_k) is one column, and all such columns together are one thin product with p.
+
+        Args:
+            hidden_ND: states before each token.
+            token_N: the tokens.
+            prob_NV: next-token probabilities of the base, or numbers proportional to them.
         """
         lm = self.heads[0].lm
         ratio_NK = torch.empty(len(token_N), len(self.heads), device=hidden_ND.device)
+        log_total_N1 = prob_NV.sum(-1, keepdim=True).log()
         fixed = [k for k, head in enumerate(self.heads) if head.weights.rank == 0]
         if fixed:
             value_VK = self._fixed_potential_KV[fixed].T
             largest_K = value_VK.amax(0)  # taken out, so that no exponential overflows
-            normalizer_NK = (log_prob_NV.exp() @ (value_VK - largest_K).exp()).log() + largest_K
+            normalizer_NK = (prob_NV @ (value_VK - largest_K).exp()).log() + largest_K - log_total_N1
             ratio_NK[:, fixed] = value_VK[token_N] - normalizer_NK
         for k, head in enumerate(self.heads):
             if head.weights.rank:
                 potential_NV = lm.unembed(head.weights(hidden_ND.float()))
                 value_N = potential_NV.gather(1, token_N[:, None])[:, 0]
-                ratio_NK[:, k] = value_N - log_mean(potential_NV, log_prob_NV)
+                ratio_NK[:, k] = value_N - log_mean(potential_NV, prob_NV.log()) + log_total_N1[:, 0]
         return ratio_NK
 
     @cached_property

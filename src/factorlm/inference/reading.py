@@ -26,7 +26,7 @@ from factorlm.algebra import (
 from factorlm.factors.head import Head, HeadStack, stack_exponents
 from factorlm.models import CausalLM
 
-BLOCK_TOKENS = 256
+BLOCK_TOKENS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +155,11 @@ class _Blocks:
         def at(x_NV: Tensor) -> Tensor:
             return x_NV.gather(1, token_N[:, None])[:, 0]
 
-        base_total_N = base_NV.logsumexp(-1)
+        # One exponential over the vocabulary serves the normaliser, the means and the evidence of all heads.
+        largest_N1 = base_NV.amax(-1, keepdim=True)
+        largest_N1 = torch.where(largest_N1 == -torch.inf, 0.0, largest_N1)
+        weight_NV = (base_NV - largest_N1).exp_()
+        base_total_N = weight_NV.sum(-1).log() + largest_N1[:, 0]
         base_log_prob_N = at(base_NV) - base_total_N
         composed_NV = base_NV
         head_exponent_NK = self.head_exponent_BK.repeat_interleave(span, 0)
@@ -174,18 +178,23 @@ class _Blocks:
         nothing = token_N.new_zeros(len(token_N), 0, dtype=torch.float32)
         if not (self.contributions or self.ratios):
             return base_log_prob_N, log_prob_N, nothing, nothing, nothing
-        base_log_prob_NV = log_normalize(base_NV)
+        base_log_prob_NV = log_normalize(base_NV) if rest_KNV else base_NV
         contribution_NK, normalizer_N = nothing, nothing
         if self.contributions:
-            centred_NK, mean_NK = self._centred(token_N, hidden_ND, base_log_prob_NV, rest_KNV)
+            centred_NK, mean_NK = self._centred(token_N, hidden_ND, weight_NV, base_log_prob_NV, rest_KNV)
             exponent_NK = torch.cat([head_exponent_NK, rest_exponent_NK], 1)
             contribution_NK = scale(centred_NK, exponent_NK)[:, self.order_K]
             normalizer_N = total_N - base_total_N - (exponent_NK * mean_NK).sum(-1)
-        ratio_NK = self._ratios(token_N, hidden_ND, base_log_prob_NV, rest_KNV) if self.ratios else nothing
+        ratio_NK = self._ratios(token_N, hidden_ND, weight_NV, base_log_prob_NV, rest_KNV) if self.ratios else nothing
         return base_log_prob_N, log_prob_N, contribution_NK, normalizer_N, ratio_NK
 
     def _centred(
-        self, token_N: Tensor, hidden_ND: Tensor | None, base_log_prob_NV: Tensor, rest_KNV: list[Tensor]
+        self,
+        token_N: Tensor,
+        hidden_ND: Tensor | None,
+        weight_NV: Tensor,
+        base_log_prob_NV: Tensor,
+        rest_KNV: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Log w_k(x) - E_p[log w_k] and E_p[log w_k], [N, K], heads first; means are over possible tokens."""
         centred, means = [], []
@@ -194,7 +203,7 @@ class _Blocks:
             assert hidden_ND is not None
             table_VD = self.lm.unembedding_VD.float()
             output_NKD = self.heads.outputs(hidden_ND.float())
-            mean_ND = base_log_prob_NV.exp() @ table_VD
+            mean_ND = (weight_NV @ table_VD) / weight_NV.sum(-1, keepdim=True)
             mean_NK = torch.einsum("nd,nkd->nk", mean_ND, output_NKD)
             value_NK = torch.einsum("nd,nkd->nk", table_VD[token_N], output_NKD)
             centred.append(value_NK - mean_NK)
@@ -209,13 +218,18 @@ class _Blocks:
         return torch.cat(centred, 1), torch.cat(means, 1)
 
     def _ratios(
-        self, token_N: Tensor, hidden_ND: Tensor | None, base_log_prob_NV: Tensor, rest_KNV: list[Tensor]
+        self,
+        token_N: Tensor,
+        hidden_ND: Tensor | None,
+        weight_NV: Tensor,
+        base_log_prob_NV: Tensor,
+        rest_KNV: list[Tensor],
     ) -> Tensor:
         """Log w_k(x) - log E_p[w_k], [N, K], in the order of the terms."""
         columns = []
         if self.heads.heads:
             assert hidden_ND is not None
-            columns.append(self.heads.log_ratio(hidden_ND, token_N, base_log_prob_NV))
+            columns.append(self.heads.log_ratio(hidden_ND, token_N, weight_NV))
         for log_weight_NV in rest_KNV:
             value_N1 = log_weight_NV.gather(1, token_N[:, None])
             columns.append(value_N1 - log_mean(log_weight_NV, base_log_prob_NV)[:, None])

@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from factorlm.errors import FetchError
+from factorlm.models.quiet import quiet_transformers
 
 WEIGHTS = "model.safetensors"
 
@@ -70,17 +71,7 @@ def convert_gguf(file: Path, target: Path) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    from transformers.utils import logging
-
-    level, was_shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        # the GGUF reader's bar is tqdm's own, which only a replaced standard error keeps quiet
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if was_shown:
-            logging.enable_progress_bar()
+    # the GGUF reader's bar is tqdm's own, which only a replaced standard error keeps quiet
+    with quiet_transformers(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -10,6 +10,7 @@ from typing import Any
 from factorlm.errors import InputError, UnknownNameError
 from factorlm.models.causal import CausalLM
 from factorlm.models.fetch import MODELS, fetch
+from factorlm.models.quiet import quiet_transformers
 
 DEFAULT_MODEL = "smollm2"
 
@@ -41,24 +42,17 @@ def read_model(name: str, *, dtype: str = "auto", device: str = "auto") -> Causa
     import safetensors
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     folder = _folder_of(name)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     number = _number_format(dtype, place)
-    was_shown, was_level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=number).to(place)
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=number).to(place)
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(f"no causal language model can be read from {folder}: {reason}") from error
-    finally:
-        logging.set_verbosity(was_level)
-        if was_shown:
-            logging.enable_progress_bar()
     start_ids = _start_ids(Path(folder), tokenizer)
     end_ids = _end_ids(model, tokenizer)
     return CausalLM(model, tokenizer, name=name, start_ids=start_ids, end_ids=end_ids)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from factorlm.models import linear
 from factorlm.models.fetch import fetch
+from factorlm.models.quiet import quiet_transformers
 
 BATCH_SENTENCES = 32
 
@@ -26,8 +27,9 @@ class SentenceEncoder:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        with quiet_transformers():
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
         self.max_tokens = 256  # what the weights were trained on
         linear.install(self.model)
 
