@@ -20,7 +20,7 @@ from factorlm.models.causal import CausalLM
 from factorlm.models.loading import load_model
 
 RECORD = Path(__file__).resolve().parent / "records" / "linear.json"
-ROWS = (1, 2, 3, 4, 8, 16, 32, 48, 64, 128)
+ROWS = (1, 2, 4, 5, 6, 8, 16, 32, 48, 56, 64, 128)
 SHAPES = ((49152, 576), (1536, 576), (576, 1536))
 REPEATS = 15
 

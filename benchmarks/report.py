@@ -145,16 +145,31 @@ def claims() -> str:
             )
         )
     if effect := record("effect-positive.json"):
-        shares = [r["share"] for r in effect["rows"]]
-        rising = all(a < b for a, b in itertools.pairwise(shares))
+        share = {row["strength"]: row["share"] for row in effect["rows"]}
+        separation = share[0.2] - share[-0.2]
+        steps = list(itertools.pairwise(effect["rows"]))
+        falls = [(a, b) for a, b in steps if b["share"] <= a["share"]]
+        are_noise = all(b["share_interval"][1] >= a["share_interval"][0] for a, b in falls)
         rows.append(
             (
                 "A bias alone, trained on a few thousand sentences, steers sentiment (factor heads)",
                 "separation 0.67 at 0.2 nats in our prototype",
-                f"{shares[0]:.0%} to {shares[-1]:.0%} judged positive from strength {effect['rows'][0]['strength']:+} "
-                f"to {effect['rows'][-1]['strength']:+}, {'rising throughout' if rising else 'not rising throughout'}",
+                f"{separation:.2f} at 0.2 nats: {share[-0.2]:.0%} to {share[0.2]:.0%} judged positive",
                 f"`{effect['command']}`",
-                "holds" if rising else "does not hold here",
+                "holds" if separation >= 0.45 else "does not hold here",
+            )
+        )
+        rows.append(
+            (
+                "The share judged positive rises with the strength all the way",
+                "—",
+                f"{len(steps) - len(falls)} of {len(steps)} steps rise"
+                + "".join(
+                    f"; from {a['strength']:+} to {b['strength']:+} it goes from {a['share']:.0%} to {b['share']:.0%}"
+                    for a, b in falls
+                ),
+                f"`{effect['command']}`",
+                f"not shown: the fall is {'inside' if are_noise else 'outside'} the intervals" if falls else "holds",
             )
         )
     if found := record("linear.json"):
@@ -163,7 +178,7 @@ def claims() -> str:
             (
                 "bfloat16 is faster than float32 on a processor (our design)",
                 "about twice",
-                "time over that of float32: " + ", ".join(f"{what} {r:.2f}" for what, r in ratios.items()),
+                "time over that of float32: " + "; ".join(f"{r:.2f} {what}" for what, r in ratios.items()),
                 f"`{found['command']}`, without native bfloat16" * (not found["native_bfloat16"])
                 or f"`{found['command']}`",
                 "holds" if max(ratios.values()) < 0.6 else "does not hold here; float32 is the default there",
