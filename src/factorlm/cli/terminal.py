@@ -17,7 +17,7 @@ from factorlm.settings import explain_validation
 
 if TYPE_CHECKING:
     from factorlm.inference import Model, Sampling
-    from factorlm.inference.model import Stream
+    from factorlm.inference.stream import Stream
 
 console = Console(highlight=False)
 notes = Console(stderr=True, highlight=False)

@@ -3,8 +3,9 @@
 from factorlm.inference.draw import Sampling
 from factorlm.inference.explanation import Explanation
 from factorlm.inference.local import sample_local
-from factorlm.inference.model import Model, Response, Score, interpolate, load, mix
+from factorlm.inference.model import Model, interpolate, load, mix
 from factorlm.inference.reading import Reading, read
+from factorlm.inference.results import Response, Score
 
 __all__ = [
     "Explanation",

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,8 +34,10 @@ from factorlm.factors.named import factor as named_factor
 from factorlm.factors.unbound import bind
 from factorlm.inference.draw import Sampling, generator_of
 from factorlm.inference.explanation import Explanation
-from factorlm.inference.local import Row, sample_local
+from factorlm.inference.local import Row
 from factorlm.inference.reading import Reading, read
+from factorlm.inference.results import Response, Score
+from factorlm.inference.stream import Stream
 from factorlm.inference.strengths import exponent_of
 from factorlm.models import CausalLM
 from factorlm.models.loading import DEFAULT_MODEL, load_model
@@ -45,75 +46,6 @@ from factorlm.text import TextStream
 ByRow = float | Sequence[float]  # one number for all rows, or one for each
 PLAIN = Sampling()
 SCORED_TOKENS = 4096  # tokens of texts scored at once, padding included
-
-
-@dataclass(frozen=True, eq=False)
-class Response:
-    """A generated text.
-
-    Attributes:
-        prompt: what it continues.
-        prompt_ids: the tokens of that, with a start token or the turns of a conversation.
-        text: without prompt, end token and stop string.
-        token_ids: as drawn, an end token included.
-        log_prob: of the drawn tokens under the composed model (untruncated, temperature one), in nats.
-        base_log_prob: of the same tokens under the base model alone, in nats.
-        finish_reason: "end", "stop" or "length".
-        exponents: of each factor.
-        explanation: what each factor did, if it was asked for.
-    """
-
-    prompt: str
-    prompt_ids: tuple[int, ...]
-    text: str
-    token_ids: tuple[int, ...]
-    log_prob: float
-    base_log_prob: float
-    finish_reason: str
-    exponents: dict[str, float]
-    explanation: Explanation | None = None
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a composition thinks of a text.
-
-    Attributes:
-        text: the text.
-        log_prob: under the composed model, in nats.
-        base_log_prob: under the base model alone, in nats.
-        num_tokens: tokens of the text.
-        num_bytes: UTF-8 bytes of the text.
-        log_ratios: evidence log p_k(x) / p(x) of each factor at exponent one, in nats.
-    """
-
-    text: str
-    log_prob: float
-    base_log_prob: float
-    num_tokens: int
-    num_bytes: int
-    log_ratios: dict[str, float]
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Surprise of the composed model per byte, comparable across tokenizers; nan for an empty text."""
-        return -self.log_prob / math.log(2) / self.num_bytes if self.num_bytes else math.nan
-
-
-class Chunk(tuple[int, str]):
-    """A piece of a streamed response: which response, and the characters that became certain."""
-
-    __slots__ = ()
-
-    @property
-    def row(self) -> int:
-        """Number of the response."""
-        return self[0]
-
-    @property
-    def text(self) -> str:
-        """New characters, perhaps none."""
-        return self[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +183,7 @@ class Model:
             {k: _repeated(v, len(texts), n) for k, v in (m or {}).items()} for m in (strengths, exponents)
         )
         model = self.steered(strengths, exponents) if strengths or exponents else self
-        return Stream(model, rows, row_prompts, max_tokens, sampling)
+        return Stream(model.factor, self.lm.vocabulary, rows, row_prompts, max_tokens, sampling)
 
     def score(
         self,
@@ -335,46 +267,6 @@ class Model:
         if not isinstance(other, Factor):
             raise InputError(f"a model can be combined with a factor or a model, got {type(other).__name__}")
         return bind(other, self.lm)
-
-
-class Stream(Iterator[Chunk]):
-    """Responses being written; iterate to write them, then ask for them."""
-
-    def __init__(self, model: Model, rows: list[Row], prompts: list[str], max_tokens: int, sampling: Sampling) -> None:
-        self._model, self.rows, self._prompts = model, rows, prompts
-        self._events = sample_local(model.factor, rows, max_tokens=max_tokens, sampling=sampling)
-
-    def __next__(self) -> Chunk:
-        event = next(self._events)
-        return Chunk((event.row, event.text))
-
-    def responses(self, *, explain: bool = False) -> list[Response]:
-        """The finished responses, in the order of the prompts."""
-        rows = self.rows
-        lm = self._model.lm
-        with torch.inference_mode():
-            reading = read(
-                self._model.factor,
-                pad_left([row.prompt_ids for row in rows]),
-                pad_right([row.token_ids for row in rows]),
-                with_contributions=explain,
-            )
-        return [
-            Response(
-                prompt=prompt,
-                prompt_ids=tuple(row.prompt_ids),
-                text=row.stream.text,
-                token_ids=tuple(row.token_ids),
-                log_prob=math.fsum(row.log_probs),
-                base_log_prob=float(reading.base_log_prob_BT[b].double().sum()),
-                finish_reason=row.finish_reason or "length",
-                exponents=dict(zip(reading.names, reading.exponents_BK[b].tolist(), strict=True)),
-                explanation=Explanation.of(reading, b, row.token_ids, lm.vocabulary, prompt)
-                if explain and row.token_ids
-                else None,
-            )
-            for b, (row, prompt) in enumerate(zip(rows, self._prompts, strict=True))
-        ]
 
 
 def load(name: str = DEFAULT_MODEL, *, dtype: str = "auto", device: str = "auto") -> Model:

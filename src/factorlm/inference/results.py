@@ -1,0 +1,61 @@
+"""What generation and scoring give back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from factorlm.inference.explanation import Explanation
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """A generated text.
+
+    Attributes:
+        prompt: what it continues.
+        prompt_ids: the tokens of that, with a start token or the turns of a conversation.
+        text: without prompt, end token and stop string.
+        token_ids: as drawn, an end token included.
+        log_prob: of the drawn tokens under the composed model (untruncated, temperature one), in nats.
+        base_log_prob: of the same tokens under the base model alone, in nats.
+        finish_reason: "end", "stop" or "length".
+        exponents: of each factor.
+        explanation: what each factor did, if it was asked for.
+    """
+
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    text: str
+    token_ids: tuple[int, ...]
+    log_prob: float
+    base_log_prob: float
+    finish_reason: str
+    exponents: dict[str, float]
+    explanation: Explanation | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a composition thinks of a text.
+
+    Attributes:
+        text: the text.
+        log_prob: under the composed model, in nats.
+        base_log_prob: under the base model alone, in nats.
+        num_tokens: tokens of the text.
+        num_bytes: UTF-8 bytes of the text.
+        log_ratios: evidence log p_k(x) / p(x) of each factor at exponent one, in nats.
+    """
+
+    text: str
+    log_prob: float
+    base_log_prob: float
+    num_tokens: int
+    num_bytes: int
+    log_ratios: dict[str, float]
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Surprise of the composed model per byte, comparable across tokenizers; nan for an empty text."""
+        return -self.log_prob / math.log(2) / self.num_bytes if self.num_bytes else math.nan

@@ -1,0 +1,67 @@
+"""Responses while they are being written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from factorlm.algebra import pad_left, pad_right
+from factorlm.inference.explanation import Explanation
+from factorlm.inference.local import Event, Row, sample_local
+from factorlm.inference.reading import read
+from factorlm.inference.results import Response
+
+if TYPE_CHECKING:
+    from factorlm.algebra import Factor
+    from factorlm.inference.draw import Sampling
+    from factorlm.text import Vocabulary
+
+
+class Stream(Iterator[Event]):
+    """Responses being written; iterate to write them, then ask for them."""
+
+    def __init__(
+        self,
+        factor: Factor,
+        vocabulary: Vocabulary,
+        rows: list[Row],
+        prompts: list[str],
+        max_tokens: int,
+        sampling: Sampling,
+    ) -> None:
+        self.rows = rows
+        self._factor, self._vocabulary, self._prompts = factor, vocabulary, prompts
+        self._events = sample_local(factor, rows, max_tokens=max_tokens, sampling=sampling)
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def responses(self, *, explain: bool = False) -> list[Response]:
+        """The finished responses, in the order of the prompts."""
+        rows = self.rows
+        with torch.inference_mode():
+            reading = read(
+                self._factor,
+                pad_left([row.prompt_ids for row in rows]),
+                pad_right([row.token_ids for row in rows]),
+                with_contributions=explain,
+            )
+        return [
+            Response(
+                prompt=prompt,
+                prompt_ids=tuple(row.prompt_ids),
+                text=row.stream.text,
+                token_ids=tuple(row.token_ids),
+                log_prob=math.fsum(row.log_probs),
+                base_log_prob=float(reading.base_log_prob_BT[b].double().sum()),
+                finish_reason=row.finish_reason or "length",
+                exponents=dict(zip(reading.names, reading.exponents_BK[b].tolist(), strict=True)),
+                explanation=Explanation.of(reading, b, row.token_ids, self._vocabulary, prompt)
+                if explain and row.token_ids
+                else None,
+            )
+            for b, (row, prompt) in enumerate(zip(rows, self._prompts, strict=True))
+        ]
