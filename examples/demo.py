@@ -10,6 +10,7 @@ from rich.table import Table
 
 import factorlm as fl
 from factorlm.cli.terminal import console, stream_coloured, write_file
+from factorlm.errors import FactorlmError
 from factorlm.inference import Response
 from factorlm.inference.page import page
 
@@ -55,6 +56,8 @@ def compare(models: dict[str, fl.Model], responses: dict[str, Response]) -> None
     table.add_column("evidence positive", justify="right")
     table.add_column("evidence toxic", justify="right")
     for name, response in responses.items():
+        if not response.token_ids:
+            continue
         scores = {other: model.explain(response.prompt, response) for other, model in models.items()}
         evidence = judge.score(response.text, prompt=response.prompt)[0].log_ratios
         best = max(scores, key=lambda other: sum(scores[other].log_probs))
@@ -84,4 +87,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except FactorlmError as error:
+        raise SystemExit(f"demo: {error}") from None

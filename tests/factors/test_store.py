@@ -209,7 +209,7 @@ def test_a_failed_save_leaves_the_old_factor(own: Store, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", fail)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(InputError, match="no space"):
             own.save(head_manifest(), head_tensors(1), replace=True)
     loaded = fl.factor("kind")
     assert isinstance(loaded, UnboundHead)
@@ -228,7 +228,7 @@ def test_a_save_that_fails_at_the_last_step_leaves_the_old_factor(own: Store, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(store.os, "replace", fail)
-        with pytest.raises(OSError, match="on fire"):
+        with pytest.raises(InputError, match="on fire"):
             own.save(head_manifest(), head_tensors(1), replace=True)
     assert own.names() == ["kind"]
 

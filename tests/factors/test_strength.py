@@ -76,13 +76,24 @@ def test_the_map_rises_and_can_be_inverted(first: float, second: float, seed: in
     ups = rises.cumsum(0).tolist()
     downs = [[-s, -e] for s, e in torch.flip((rises * 0.7).cumsum(0), (0,)).tolist()]
     found = StrengthMap(points=tuple((s, e) for s, e in [*downs, [0.0, 0.0], *ups]))
+    (low, least), (high, most) = found.points[0], found.points[-1]
+    first, second = min(max(first, low), high), min(max(second, least), most)
     assert found.exponent(0.0) == found.strength(0.0) == 0.0
     assert found.strength(found.exponent(first)) == pytest.approx(first, abs=1e-9)
     assert found.exponent(found.strength(second)) == pytest.approx(second, abs=1e-9)
-    if first < second:
+    if low <= second <= high and first < second:
         assert found.exponent(first) <= found.exponent(second)
     for strength, exponent in found.points:
         assert found.exponent(strength) == pytest.approx(exponent, abs=1e-12)
+
+
+def test_a_saturated_side_is_not_extrapolated() -> None:
+    found = measure(lambda a: a * a / 2 if a > 0 else min(a * a / 2, 0.3))
+    assert found is not None
+    assert found.exponent(2.0) > found.exponent(1.5)  # the measured range ends there, the factor does not
+    assert found.exponent(-0.2) < 0
+    with pytest.raises(InputError, match=r"at most about 0\.2 nats"):
+        found.exponent(-0.3)
 
 
 @pytest.mark.parametrize("strength", [math.nan, math.inf, -math.inf])

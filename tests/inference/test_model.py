@@ -118,7 +118,7 @@ def test_what_cannot_be_steered(plain: fl.Model, stored: Head) -> None:
         plain.steered(strengths={"mine": 1.0}, exponents={"mine": 1.0})
     with pytest.raises(UnknownNameError, match="did you mean mine"):
         plain.steered(exponents={"mime": 1.0})
-    with pytest.raises(InputError, match="one for each of 3 prompts, is needed, got 2"):
+    with pytest.raises(InputError, match="one for each of 3 texts, is needed, got 2"):
         plain.generate(PROMPTS, exponents={"mine": [1.0, 2.0]})
     with pytest.raises(InputError, match="finite"):
         plain.generate("a", exponents={"mine": math.nan})

@@ -14,7 +14,7 @@ from factorlm.algebra.operators import (
     Product,
     Union,
 )
-from factorlm.algebra.tree import Term, flatten, leaves, map_leaves, merge, names_of, rows_of, unflatten
+from factorlm.algebra.tree import Term, device_of, flatten, leaves, map_leaves, merge, names_of, rows_of, unflatten
 
 __all__ = [
     "PAD",
@@ -29,6 +29,7 @@ __all__ = [
     "State",
     "Term",
     "Union",
+    "device_of",
     "end_together",
     "flatten",
     "global_product",

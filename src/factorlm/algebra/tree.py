@@ -89,6 +89,15 @@ def rows_of(factor: Factor, rows: list[int]) -> Factor:
     return factor
 
 
+def device_of(factor: Factor) -> torch.device:
+    """Where a composition computes: the device of its first leaf that has one."""
+    for leaf in leaves(factor):
+        found = getattr(leaf, "device", None) or getattr(getattr(leaf, "lm", None), "device", None)
+        if found is not None:
+            return torch.device(found)
+    return torch.device("cpu")
+
+
 def leaves(factor: Factor) -> list[Factor]:
     """Every factor in a composition that wraps no other."""
     found: list[Factor] = []

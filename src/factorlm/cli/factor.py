@@ -20,6 +20,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Supersede a factor of 
 @app.command("list")
 def list_factors(as_json: Json = False) -> None:
     """Show the factors that can be named: your own, then those of the package."""
+    from rich.markup import escape
     from rich.table import Table
 
     from factorlm.cli.terminal import console
@@ -42,8 +43,8 @@ def list_factors(as_json: Json = False) -> None:
             manifest.version,
             auc,
             exponent,
-            manifest.licence,
-            manifest.description,
+            escape(manifest.licence),
+            escape(manifest.description),
         )
     if not as_json:
         console.print(table)
@@ -56,6 +57,8 @@ def show_factor(
     as_json: Json = False,
 ) -> None:
     """Show a factor's card: meaning, evidence, strengths, data, and the tokens it pushes most."""
+    from rich.markup import escape
+
     from factorlm.cli.terminal import console
     from factorlm.factors.store import folder_of, read_manifest, verify
 
@@ -65,17 +68,20 @@ def show_factor(
     if as_json:
         print(manifest.model_dump_json())
         return
-    console.print(f"[bold]{manifest.name}[/bold] {manifest.version}  [dim]{manifest.kind}, {manifest.licence}[/dim]")
+    console.print(
+        f"[bold]{manifest.name}[/bold] {manifest.version}  [dim]{manifest.kind}, {escape(manifest.licence)}[/dim]"
+    )
     for line in (manifest.description, manifest.label):
         if line:
             console.print(line, markup=False)
     console.print()
     _show_numbers(manifest)
-    if manifest.kind == "head" and tokens:
-        _show_tokens(name, tokens)
+    if manifest.encoder is not None and manifest.kind == "head" and tokens:
+        _show_tokens(name, manifest.encoder.name, tokens)
 
 
 def _show_numbers(manifest: Manifest) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from factorlm.cli.terminal import console
@@ -97,21 +103,21 @@ def _show_numbers(manifest: Manifest) -> None:
     for what, value in manifest.effect.items():
         table.add_row(what, f"{value:.2f}")
     for source in manifest.data.train:
-        table.add_row("trained on", f"{source.num_texts} texts of {source.name} ({source.licence})")
+        table.add_row("trained on", escape(f"{source.num_texts} texts of {source.name} ({source.licence})"))
         if source.credit:
-            table.add_row("", source.credit)
+            table.add_row("", escape(source.credit))
     if manifest.data.recipe:
-        table.add_row("recipe", manifest.data.recipe)
+        table.add_row("recipe", escape(manifest.data.recipe))
     console.print(table)
 
 
-def _show_tokens(name: str, count: int) -> None:
+def _show_tokens(name: str, encoder: str, count: int) -> None:
     from factorlm.cli.terminal import console
     from factorlm.factors import Head, bind, factor
     from factorlm.factors.calibration import neutral_states
     from factorlm.models.loading import load_model
 
-    lm = load_model()
+    lm = load_model(encoder)
     head = bind(factor(name), lm)
     assert isinstance(head, Head)
     states = neutral_states(lm)
@@ -158,7 +164,7 @@ def train(
     from factorlm.factors.examples import from_files, from_table, split
     from factorlm.factors.store import default_stores
     from factorlm.factors.training import Description, train_head
-    from factorlm.models.loading import load_model
+    from factorlm.models.loading import DEFAULT_MODEL, load_model
 
     if table is not None and positive is None and negative is None:
         examples, origin = from_table(table, positive=label), f"{table} --label {label}"
@@ -187,7 +193,8 @@ def train(
     )
     if calibration.dev_auc < 0.6:
         console.print("[yellow]it tells the held-out texts apart hardly better than chance: it may not steer[/yellow]")
-    console.print(f'try: factorlm generate "The food was" --factor {name}=0.3 --explain')
+    other = "" if model == DEFAULT_MODEL else f" --model {model}"
+    console.print(f'try: factorlm generate "The food was" --factor {name}=0.3{other} --explain', markup=False)
     if rank:
         console.print(_kept(trained.manifest, rank), soft_wrap=True)
 
@@ -231,8 +238,11 @@ def create(
     from factorlm.cli.terminal import console
     from factorlm.errors import InputError
     from factorlm.factors.examples import read_lines
+    from factorlm.factors.lexicon import Lexicon
     from factorlm.factors.manifest import ContrastSettings, LexiconSettings, Manifest, PromptSettings
     from factorlm.factors.store import default_stores
+    from factorlm.models.loading import folder_of_model
+    from factorlm.text import letters
 
     phrases = [*word, *(read_lines(words) if words else [])]
     kinds = [bool(phrases), bool(instruction.strip()), expert is not None or anti is not None]
@@ -253,6 +263,11 @@ def create(
         settings = ContrastSettings(expert=expert, anti_expert=anti)
     store = default_stores()[0]
     store.check_name(name, replace=replace)
+    if phrases:
+        Lexicon(name, dict.fromkeys(phrases, boost), letters("a"))  # complains of what cannot be a phrase
+    for other in (expert, anti):
+        if other is not None:
+            folder_of_model(other)
     folder = store.save(Manifest(name=name, description=description, settings=settings), replace=replace)
     console.print(f"[bold]{name}[/bold] ({settings.kind}) is in {folder}", soft_wrap=True)
     usage = f"{name}^1" if phrases and ban else f"{name}=0.3"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +41,7 @@ def generate(
 
     Example: factorlm generate "The food was" --factor positive=0.4 --factor toxic=-0.3 --max-tokens 40 --explain
     """
-    from factorlm.cli.terminal import read_prompt, sampling_of, write_file
+    from factorlm.cli.terminal import print_json, read_prompt, sampling_of, write_file
     from factorlm.errors import UnknownNameError
     from factorlm.inference import load
 
@@ -72,9 +71,9 @@ def generate(
         )
         for number, response in enumerate(responses, 1):
             if as_json:
-                print(json.dumps(as_object(composed, response, seed), ensure_ascii=False), flush=True)
+                print_json(as_object(composed, response, seed))
             else:
-                _show(response, number, explain)
+                _show(composed, response, number, explain)
     if html is not None:
         from factorlm.inference.page import page
 
@@ -125,11 +124,11 @@ def _stream(
     console.print()
     response = run.responses(explain=with_explanation)[0]
     if explain:
-        _explain(response)
+        _explain(model, response)
     return response
 
 
-def _show(response: Response, number: int, explain: bool) -> None:
+def _show(model: Model, response: Response, number: int, explain: bool) -> None:
     from factorlm.cli.terminal import console
 
     console.print(f"[dim]{number}.[/dim] ", end="")
@@ -137,17 +136,18 @@ def _show(response: Response, number: int, explain: bool) -> None:
     text = response.explanation.coloured() if explain and response.explanation else response.text
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if explain:
-        _explain(response)
+        _explain(model, response)
 
 
-def _explain(response: Response) -> None:
-    from factorlm.cli.terminal import console
+def _explain(model: Model, response: Response) -> None:
+    from factorlm.cli.terminal import console, factor_numbers
 
     if response.explanation is None:
         return
     console.print()
     if response.explanation.names:
-        console.print(response.explanation.legend())
+        strengths = {name: numbers["strength"] for name, numbers in factor_numbers(model).items()}
+        console.print(response.explanation.legend(strengths))
         console.print("[dim]tokens that the factors pushed most, in nats (base + pushes + normaliser = log prob)[/dim]")
         console.print(response.explanation.table())
     total = f"log probability {response.log_prob:.2f} nats composed, {response.base_log_prob:.2f} under the base"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
@@ -22,10 +21,11 @@ def score(
 ) -> None:
     """Log probability of each line of a file under the composed model, and each factor's evidence in nats.
 
-    A factor's evidence is log p_k(x)/p(x): how much more probable the text is under the factor at exponent one.
+    A bare name measures and does not steer, but a ban stays a ban. A factor's evidence is log p_k(x)/p(x): how much
+    more probable the text is under the factor at exponent one.
     """
     from factorlm.algebra import names_of
-    from factorlm.cli.terminal import console, progress
+    from factorlm.cli.terminal import console, print_json, progress
     from factorlm.errors import InputError
     from factorlm.factors.examples import decode_lines, read_lines
     from factorlm.inference import load
@@ -59,8 +59,9 @@ def score(
                 "bits_per_byte": s.bits_per_byte,
                 "factors": s.log_ratios,
             }
-            print(json.dumps(found, ensure_ascii=False))
+            print_json(found)
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -69,7 +70,7 @@ def score(
     table.add_column("text", overflow="ellipsis", no_wrap=True)
     for s in scores:
         evidence = [_coloured(s.log_ratios[name]) for name in names]
-        table.add_row(f"{s.log_prob:.1f}", f"{s.bits_per_byte:.2f}", *evidence, s.text.replace("[", r"\["))
+        table.add_row(f"{s.log_prob:.1f}", f"{s.bits_per_byte:.2f}", *evidence, escape(s.text))
     console.print(table)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,13 +50,30 @@ def read_prompt(prompt: str) -> str:
 
 def write_file(path: Path, content: str) -> None:
     """Write a whole file or none, and say where it is."""
+    if path.is_dir():
+        raise InputError(f"a file to write is needed, got the folder {path}; add a name")
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(content, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from None
+    finally:
+        partial.unlink(missing_ok=True)
     notes.print(f"wrote {path}")
+
+
+def print_json(found: dict[str, Any]) -> None:
+    """One object on one line; JSON has no infinity, so an impossible text's log probability is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    print(json.dumps(plain(found), ensure_ascii=False, allow_nan=False), flush=True)
 
 
 @contextmanager
@@ -80,11 +99,12 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 def factor_numbers(model: Model) -> dict[str, dict[str, float | None]]:
     """Exponent and strength of every factor; the strength is None where it is not known without measuring."""
     from factorlm.algebra import names_of
+    from factorlm.inference.strengths import known_map
 
     found: dict[str, dict[str, float | None]] = {}
     terms = model.terms[1:]
     for name, term in zip(names_of(terms), terms, strict=True):
-        strengths = getattr(term.factor, "strengths", None)
+        strengths = known_map(term.factor)
         exponent = float(term.exponent)
         found[name] = {"exponent": exponent, "strength": strengths.strength(exponent) if strengths else None}
     return found

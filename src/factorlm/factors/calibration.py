@@ -151,7 +151,7 @@ def head_strengths(lm: CausalLM, weights: HeadWeights) -> StrengthMap | None:
 
 def factor_strengths(lm: CausalLM, factor: Factor) -> StrengthMap | None:
     """Any bound factor's map from strength to exponent, or None if its exponent changes nothing (a ban)."""
-    return strengths_of(lm, factor.start(neutral_states(lm).prefix_NT).log_weight_BV)
+    return strengths_of(lm, factor.start(neutral_states(lm).prefix_NT.to(lm.device)).log_weight_BV)
 
 
 def strengths_of(lm: CausalLM, potential_NV: Tensor) -> StrengthMap | None:

@@ -105,7 +105,10 @@ def _rows(path: Path) -> Iterable[tuple[str, set[str]]]:
             row = json.loads(line)
             if not isinstance(row["text"], str):
                 raise TypeError("text is no string")
-            yield row["text"].strip(), {str(row[key]) for key in ("label", "label_name") if key in row}
+            labels = {str(row[key]) for key in ("label", "label_name") if row.get(key) is not None}
+            if not labels:
+                raise KeyError("label")
+            yield row["text"].strip(), labels
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise InputError(
                 f"a JSON object with text and label is needed in line {number} of {path}, got {line[:60]!r} ({error})"

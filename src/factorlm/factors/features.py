@@ -96,11 +96,14 @@ def encode(lm: CausalLM, texts: Sequence[str], *, report: Report = quiet, keep: 
 
 
 def _save(features: Features, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     tensors = {"hidden_ND": features.hidden_ND, "token_N": features.token_N.int(), "owner_N": features.owner_N.int()}
-    safetensors.torch.save_file(tensors, partial)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(tensors, partial)
+        partial.replace(path)
+    except (OSError, safetensors.SafetensorError):  # a cache that cannot be written saves no time, and that is all
+        partial.unlink(missing_ok=True)
 
 
 def _path(lm: CausalLM, texts: Sequence[str]) -> Path:

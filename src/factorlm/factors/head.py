@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from factorlm.algebra import Factor, State, log_mean
-from factorlm.errors import IncompatibleError
+from factorlm.errors import IncompatibleError, InputError
 from factorlm.factors.strength import StrengthMap
 from factorlm.factors.unbound import Unbound
 from factorlm.models import CausalLM
@@ -202,5 +202,8 @@ class HeadStack:
 
 def stack_exponents(exponents: Sequence[float | Tensor], num_rows: int, device: torch.device) -> Tensor:
     """Exponents [B, K] from one number or one tensor [B] for each head."""
+    for exponent in exponents:
+        if isinstance(exponent, Tensor) and exponent.ndim and len(exponent) != num_rows:
+            raise InputError(f"one exponent for each of {num_rows} rows is needed, got {len(exponent)}")
     columns = [torch.as_tensor(e, dtype=torch.float32, device=device).expand(num_rows) for e in exponents]
     return torch.stack(columns, 1)

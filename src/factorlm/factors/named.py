@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from factorlm.errors import InputError
 from factorlm.factors import store
 from factorlm.factors.prompt import UnboundPrompt
 from factorlm.factors.unbound import Unbound
@@ -42,6 +43,8 @@ def lexicon(
         case_sensitive: whether case matters.
         whole_word: whether a phrase must not be part of a longer word.
     """
+    if isinstance(phrases, str) or (ban and isinstance(phrases, Mapping)):
+        raise InputError("a list of phrases, or a boost for each, is needed; -inf as a boost bans")
     if not isinstance(phrases, Mapping):
         phrases = dict.fromkeys(phrases, float("-inf") if ban else 2.0)
     return UnboundLexicon(name, None, dict(phrases), case_sensitive, whole_word)

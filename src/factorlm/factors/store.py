@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -50,6 +49,11 @@ class Store:
             raise InputError(f"a name is small letters, digits, - and _, beginning with a letter, got {name!r}")
         if (self.folder / name).exists() and not replace:
             raise InputError(f"there is a factor named {name!r} in {self.folder}; choose another name, or --replace it")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{self.folder} cannot be made: {reason}; set FACTORLM_STORE to another folder") from error
 
     def save(self, manifest: Manifest, tensors: dict[str, Tensor] | None = None, *, replace: bool = False) -> Path:
         """Write a factor; with `replace` an existing one of that name is superseded in one step.
@@ -61,7 +65,6 @@ class Store:
 
         self.check_name(manifest.name, replace=replace)
         target = self.folder / manifest.name
-        self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{manifest.name}.{uuid.uuid4().hex}.partial"
         partial.mkdir()
         try:
@@ -81,6 +84,9 @@ class Store:
                     os.replace(old, target)
                 raise
             shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{target} cannot be written: {reason}; set FACTORLM_STORE to another folder") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return target
@@ -136,7 +142,7 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except ValidationError as error:
         raise IntegrityError(f"{folder / MANIFEST}: {explain_validation(error, 'the manifest')}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise IntegrityError(f"{folder / MANIFEST} is not readable JSON ({error}); install the factor again") from None
 
 

@@ -21,6 +21,8 @@ LARGEST_EXPONENT = 1000.0
 class StrengthMap(Config):
     """Measured pairs (strength, exponent), rising in both; between them the square root of strength is linear.
 
+    A side that ends before the largest measured strength is saturated: the factor has no more to give there.
+
     Near zero the divergence is half the variance of the potential times the exponent squared, so the exponent is
     proportional to the square root of strength there.
     """
@@ -39,6 +41,13 @@ class StrengthMap(Config):
         """The exponent that moves the base model by this many nats per token, towards the factor if positive."""
         if not math.isfinite(strength):
             raise InputError(f"a strength is a finite number of nats per token, got {strength}; 0.2 is clear")
+        side = [s for s, _ in self.points if s * strength > 0]
+        reached = max(map(abs, side), default=0.0)
+        if abs(strength) > reached * (1 + 1e-6) and reached < MEASURED_STRENGTHS[-1]:
+            raise InputError(
+                f"this factor moves the model by at most about {reached} nats per token in that direction, got "
+                f"{strength}; take less, or give an exponent"
+            )
         return _interpolate([(_root(s), e) for s, e in self.points], _root(strength))
 
     def strength(self, exponent: float) -> float:

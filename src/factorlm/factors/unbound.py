@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from factorlm.algebra import Factor, State, leaves, map_leaves
+from factorlm.algebra import Factor, State, map_leaves
 from factorlm.errors import UnboundError
 
 if TYPE_CHECKING:
@@ -56,11 +57,18 @@ class Unbound(Factor):
         )
 
 
+_bound: WeakKeyDictionary[Unbound, WeakKeyDictionary[CausalLM, Factor]] = WeakKeyDictionary()
+
+
 def bind(factor: Factor, lm: CausalLM) -> Factor:
-    """The composition with every unbound factor given this model; the same factor twice is bound once."""
-    bound = {
-        id(leaf): leaf.bind(lm)
-        for leaf in {id(leaf): leaf for leaf in leaves(factor)}.values()
-        if isinstance(leaf, Unbound)
-    }
-    return map_leaves(factor, lambda leaf: bound.get(id(leaf), leaf))
+    """The composition with every unbound factor given this model; the same factor is bound to it only once."""
+
+    def change(leaf: Factor) -> Factor:
+        if not isinstance(leaf, Unbound):
+            return leaf
+        mine = _bound.setdefault(leaf, WeakKeyDictionary())
+        if lm not in mine:
+            mine[lm] = leaf.bind(lm)
+        return mine[lm]
+
+    return map_leaves(factor, change)

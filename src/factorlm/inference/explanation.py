@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import html
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,14 +116,15 @@ class Explanation:
             table.add_row(Text(shown(self.tokens[i])), *numbers, f"{self.log_probs[i]:.2f}")
         return table
 
-    def legend(self) -> Text:
-        """For a terminal: the factors in their colours, with exponents."""
+    def legend(self, strengths: Mapping[str, float | None] | None = None) -> Text:
+        """For a terminal: the factors in their colours, with exponents, and with strengths where they are known."""
         from rich.text import Text
 
         text = Text()
         for k, (name, exponent) in enumerate(zip(self.names, self.exponents, strict=True)):
             text.append("■ ", style=COLOURS[k % len(COLOURS)])
-            text.append(f"{name}^{exponent:.3g}   ")
+            strength = (strengths or {}).get(name)
+            text.append(f"{name}^{exponent:.3g}" + (f" ({strength:+.2g} nats)" if strength else "") + "   ")
         return text
 
     def html(self, title: str = "factorlm explanation") -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from factorlm.algebra import Factor, LocalProduct, pad_left
+from factorlm.algebra import Factor, LocalProduct, device_of, pad_left
 from factorlm.errors import DeadEndError
 from factorlm.factors.headed import fuse
 from factorlm.inference.draw import Sampling, draw, proposal
@@ -81,7 +81,7 @@ def sample_local(
     if not active:
         return
     needs_read = sampling.repetition_penalty != 1
-    state = model.start(pad_left([rows[b].prompt_ids for b in active]))
+    state = model.start(pad_left([rows[b].prompt_ids for b in active]).to(device_of(model)))
     while active:
         log_prob_RV = state.log_weight_BV
         read_RT = pad_left([rows[b].prompt_ids + rows[b].token_ids for b in active]) if needs_read else None

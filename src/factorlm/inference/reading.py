@@ -15,6 +15,7 @@ from factorlm.algebra import (
     Factor,
     LocalProduct,
     Term,
+    device_of,
     flatten,
     log_mean,
     log_normalize,
@@ -77,6 +78,8 @@ def read(
         with_contributions: whether to find what each factor did to each token.
         with_ratios: whether to find each factor's evidence.
     """
+    device = device_of(factor)
+    prefix_BT, text_BT = prefix_BT.to(device), text_BT.to(device)
     base, *terms = merge(flatten(factor.base if isinstance(factor, LocalProduct) else factor))
     blocks = _Blocks(base, terms, prefix_BT, text_BT, with_contributions, with_ratios)
     parts = list(blocks)

@@ -11,6 +11,12 @@ from factorlm.factors.calibration import factor_strengths
 from factorlm.factors.strength import StrengthMap
 from factorlm.models import CausalLM
 
+
+def known_map(factor: Factor) -> StrengthMap | None:
+    """A factor's stored map, or the one that was measured before, if any."""
+    return getattr(factor, "strengths", None) or _measured.get(factor)
+
+
 _measured: weakref.WeakKeyDictionary[Factor, StrengthMap] = weakref.WeakKeyDictionary()
 
 
@@ -27,7 +33,9 @@ def strength_map(lm: CausalLM, factor: Factor) -> StrengthMap:
         found = factor_strengths(lm, factor)
         if found is None:
             name = getattr(factor, "name", "it")
-            raise InputError(f"factor {name!r} has no strength, because it only bans; switch it on with {name}^1")
+            raise InputError(
+                f"factor {name!r} has no strength: its exponent changes nothing; switch it on with {name}^1"
+            )
         _measured[factor] = found
     return _measured[factor]
 

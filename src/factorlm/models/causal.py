@@ -76,8 +76,22 @@ class CausalLM(Factor):
             digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @torch.no_grad()
+    def check_unembedding(self) -> None:
+        """Raise IncompatibleError if the model's logits are more than e_v . h: a bias, a cap or a scale."""
+        token_BT = torch.tensor([self.start_ids], device=self.device)
+        want_V = self.model(input_ids=token_BT, use_cache=False).logits[0, -1].float()
+        got_V = self.unembed(self._run(token_BT, None, None)[0, -1])
+        self.num_tokens_read = 0
+        if float((got_V - want_V).abs().max()) > 1e-2 * float(want_V.abs().max()):
+            raise IncompatibleError(
+                f"{self.name} has a bias, a cap or a scale on its logits, which heads cannot share; take another model"
+            )
+
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text, without a start token; names of special tokens in it are plain text."""
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InputError(f"UTF-8 text is needed, got {text[:40]!r} with bytes that are none; convert it")
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
     def encode_message(self, text: str) -> list[int]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 # Between these numbers of rows x W^T is up to three times slower than (W x^T)^T in float32 on processors
 # (benchmarks/linear.py): the library blocks over the rows of x, of which there are too few.
-FEWEST_ROWS, MOST_ROWS = 5, 56
+FEWEST_ROWS, MOST_ROWS = 7, 56
 
 
 def product(x: Tensor, weight_OD: Tensor) -> Tensor:

@@ -43,22 +43,29 @@ def read_model(name: str, *, dtype: str = "auto", device: str = "auto") -> Causa
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = _folder_of(name)
+    folder = folder_of_model(name)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     number = _number_format(dtype, place)
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=number).to(place)
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"no causal language model can be read from {folder}: {reason}") from error
     start_ids = _start_ids(Path(folder), tokenizer)
     end_ids = _end_ids(model, tokenizer)
-    return CausalLM(model, tokenizer, name=name, start_ids=start_ids, end_ids=end_ids)
+    lm = CausalLM(model, tokenizer, name=name, start_ids=start_ids, end_ids=end_ids)
+    lm.check_unembedding()
+    return lm
 
 
-def _folder_of(name: str) -> str:
+def folder_of_model(name: str) -> str:
+    """Where a model is or will be: a folder, or a hub name.
+
+    Raises:
+        UnknownNameError: if it is neither, nor a model known by name.
+    """
     if name in MODELS:
         return str(fetch(name))
     if Path(name).is_dir():
