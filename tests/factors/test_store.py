@@ -70,7 +70,7 @@ def test_a_head_comes_back_bit_equal(own: Store) -> None:
     assert torch.equal(loaded.weights.up_DR, tensors["up"])
     assert torch.equal(loaded.weights.down_RD, tensors["down"])
     assert (loaded.encoder, loaded.strengths, loaded.name) == (CARD, STRENGTHS, "kind")
-    want = head_manifest(files={"weights.safetensors": store.sha256_of(folder / "weights.safetensors")})
+    want = head_manifest(files={"weights.safetensors": store.file_sha256(folder / "weights.safetensors")})
     assert store.read_manifest(folder) == want
     assert sorted(path.name for path in own.folder.iterdir()) == ["kind"], "no remains of writing"
 
@@ -102,7 +102,7 @@ def rewrite(content: bytes) -> Callable[[Path], None]:
 
     def damage(folder: Path) -> None:
         (folder / store.WEIGHTS).write_bytes(content)
-        sha256 = store.sha256_of(folder / store.WEIGHTS)
+        sha256 = store.file_sha256(folder / store.WEIGHTS)
         edit(folder, lambda card: card["files"].update({store.WEIGHTS: sha256}))
 
     return damage

@@ -24,10 +24,14 @@ class Term:
         """The name people know the factor by."""
         return str(getattr(self.factor, "name", type(self.factor).__name__.lower()))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the factor stands as it is: one exponent for all rows, and that is one."""
+        return not isinstance(self.exponent, Tensor) and self.exponent == 1.0
+
     def as_factor(self) -> Factor:
         """The factor raised to its exponent."""
-        is_plain = not isinstance(self.exponent, Tensor) and self.exponent == 1.0
-        return self.factor if is_plain else Power(self.factor, self.exponent)
+        return self.factor if self.is_plain else Power(self.factor, self.exponent)
 
 
 def flatten(factor: Factor, exponent: float | Tensor = 1.0) -> list[Term]:

@@ -96,7 +96,7 @@ def fuse(factor: Factor) -> Factor:
     if not isinstance(factor, LocalProduct):
         return factor
     terms = merge(flatten(factor.base))
-    base = next((t for t in terms if isinstance(t.factor, CausalLM) and _is_one(t.exponent)), None)
+    base = next((t for t in terms if isinstance(t.factor, CausalLM) and t.is_plain), None)
     if base is None:
         return factor
     mine = [t for t in terms if isinstance(t.factor, Head) and t.factor.lm is base.factor]
@@ -107,7 +107,3 @@ def fuse(factor: Factor) -> Factor:
     assert isinstance(base.factor, CausalLM)
     headed = HeadedModel(base.factor, heads, tuple(t.exponent for t in mine))
     return LocalProduct(unflatten([Term(headed), *rest])) if rest else headed
-
-
-def _is_one(exponent: float | Tensor) -> bool:
-    return not isinstance(exponent, Tensor) and exponent == 1.0

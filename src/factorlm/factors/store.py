@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 
 from factorlm.errors import InputError, IntegrityError, UnknownNameError
 from factorlm.factors.manifest import NAME_PATTERN, Manifest
+from factorlm.models.download import file_sha256
 from factorlm.settings import explain_validation
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Store:
             files = {}
             if tensors:
                 safetensors.torch.save_file({k: t.contiguous() for k, t in tensors.items()}, partial / WEIGHTS)
-                files[WEIGHTS] = sha256_of(partial / WEIGHTS)
+                files[WEIGHTS] = file_sha256(partial / WEIGHTS)
             complete = manifest.model_copy(update={"files": files})
             (partial / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
             old = self.folder / f".{manifest.name}.{uuid.uuid4().hex}.old"
@@ -163,7 +163,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
         with path.open("rb") as file:
             if file.read(4).startswith(PICKLE_SIGNS):
                 raise IntegrityError(f"{path} is a pickle, which can run code, not safetensors; not read")
-        found = sha256_of(path)
+        found = file_sha256(path)
         if found != expected:
             raise IntegrityError(
                 f"{path} is corrupted: sha256 should be {expected[:12]}…, is {found[:12]}…; install the factor again"
@@ -181,12 +181,6 @@ def load(name: str) -> Unbound:
     manifest = read_manifest(folder)
     verify(folder, manifest)
     return KINDS[manifest.kind](manifest, folder)
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _head(manifest: Manifest, folder: Path) -> Unbound:

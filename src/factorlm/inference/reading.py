@@ -114,8 +114,7 @@ class _Blocks:
     def __init__(
         self, base: Term, terms: list[Term], prefix_BT: Tensor, text_BT: Tensor, contributions: bool, ratios: bool
     ) -> None:
-        is_plain = not isinstance(base.exponent, Tensor) and base.exponent == 1.0
-        lm = base.factor if isinstance(base.factor, CausalLM) and is_plain else None
+        lm = base.factor if isinstance(base.factor, CausalLM) and base.is_plain else None
         self.base, self.lm, self.prefix_BT, self.text_BT = base, lm, prefix_BT, text_BT
         self.contributions, self.ratios = contributions, ratios
         self.is_head = [lm is not None and isinstance(t.factor, Head) and t.factor.lm is lm for t in terms]

@@ -26,10 +26,8 @@ def strength_map(lm: CausalLM, factor: Factor) -> StrengthMap:
     Raises:
         InputError: for a factor whose exponent changes nothing, such as a ban.
     """
-    stored: StrengthMap | None = getattr(factor, "strengths", None)
-    if stored is not None:
-        return stored
-    if factor not in _measured:
+    found = known_map(factor)
+    if found is None:
         found = factor_strengths(lm, factor)
         if found is None:
             name = getattr(factor, "name", "it")
@@ -37,7 +35,7 @@ def strength_map(lm: CausalLM, factor: Factor) -> StrengthMap:
                 f"factor {name!r} has no strength: its exponent changes nothing; switch it on with {name}^1"
             )
         _measured[factor] = found
-    return _measured[factor]
+    return found
 
 
 def exponent_of(lm: CausalLM, factor: Factor, strength: float) -> float:
