@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from factorlm.errors import InputError
+from factorlm.files import write_whole
 from factorlm.settings import explain_validation
 
 if TYPE_CHECKING:
@@ -52,14 +53,10 @@ def write_file(path: Path, content: str) -> None:
     """Write a whole file or none, and say where it is."""
     if path.is_dir():
         raise InputError(f"a file to write is needed, got the folder {path}; add a name")
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, content)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from None
-    finally:
-        partial.unlink(missing_ok=True)
     notes.print(f"wrote {path}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from factorlm.errors import InputError
 from factorlm.factors import store
@@ -18,7 +19,15 @@ def factor(name: str) -> Unbound:
         UnknownNameError: if there is no such factor.
         IntegrityError: if its files are not what its manifest says.
     """
-    return store.load(name)
+    folder = store.folder_of(name)
+    stamps = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(folder.iterdir()))
+    return _loaded(str(folder.absolute()), stamps)
+
+
+@lru_cache(maxsize=256)
+def _loaded(folder: str, stamps: tuple[tuple[str, int, int], ...]) -> Unbound:
+    """The factor in a folder; the same object while its files stay as they are, so that what was measured is kept."""
+    return store.load(folder)  # an absolute path is always taken as a folder
 
 
 def prompt(instruction: str, *, name: str = "prompt") -> Unbound:
