@@ -172,15 +172,30 @@ class Mixture(Factor):
         states = tuple(p.trim(s, num_tokens_B) for p, s in zip(self.parts, states, strict=True))
         return self._joined(states, end_together(joint_BTK, num_tokens_B))
 
+    def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
+        """See Factor."""
+        joint_BK: Tensor | None = None
+        streams = zip(*(part.steps(prefix_BT, text_BT) for part in self.parts), strict=True)
+        for parts, token_B in zip(streams, text_BT.unbind(1), strict=True):
+            log_weight_KBV = torch.stack(parts)
+            if joint_BK is None:
+                joint_BK = _log(self.weights, log_weight_KBV).expand(log_weight_KBV.shape[1], -1)
+            yield _averaged(joint_BK, log_weight_KBV)
+            token_KB1 = token_B.to(log_weight_KBV.device).clamp(min=0)[None, :, None].expand(len(parts), -1, 1)
+            joint_BK = joint_BK + log_weight_KBV.gather(2, token_KB1)[..., 0].T
+
     def posterior(self, state: State) -> Tensor:
         """Log probability of each part given what was read since the prefix, [B, K], in nats."""
         return log_normalize(state.memory[1][:, -1])
 
     def _joined(self, states: tuple[State, ...], joint_BTK: Tensor) -> State:
-        log_posterior_BK = log_normalize(joint_BTK[:, -1])
-        log_weight_KBV = torch.stack([s.log_weight_BV for s in states])
-        log_weight_BV = torch.logsumexp(log_posterior_BK.T[:, :, None] + log_weight_KBV, 0)
+        log_weight_BV = _averaged(joint_BTK[:, -1], torch.stack([s.log_weight_BV for s in states]))
         return State(log_weight_BV, (states, joint_BTK))
+
+
+def _averaged(joint_BK: Tensor, log_weight_KBV: Tensor) -> Tensor:
+    """Next-token log weights [B, V] of parts weighed by their posterior, from joint log weights of part and text."""
+    return torch.logsumexp(log_normalize(joint_BK).T[:, :, None] + log_weight_KBV, 0)
 
 
 @dataclass(frozen=True, eq=False)
