@@ -53,7 +53,7 @@ class DataFolder:
         Raises:
             InputError: if the folder or the part is missing or broken.
         """
-        return [json.loads(line) for line in self._text(part, ".jsonl.gz").splitlines() if line.strip()]
+        return [json.loads(line) for line in self._text(part, ".jsonl.gz").split("\n") if line.strip()]
 
     def text(self, part: str) -> str:
         """A part in plain text, such as "wikitext/wikitext2_test"."""

@@ -1,0 +1,80 @@
+"""From a suite's name and some expressions to a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from factorlm.errors import InputError
+from factorlm.evaluation.corpora import DataFolder
+from factorlm.evaluation.document import Provenance, Report
+from factorlm.evaluation.provenance import commit, machine, versions
+from factorlm.evaluation.suites import settings_of, suite_named
+from factorlm.evaluation.workbench import Cache, Progress, Workbench, default_cache
+from factorlm.inference.expression import Composed, compose
+from factorlm.settings import Config
+
+
+def evaluate(
+    suite: str,
+    models: str | Composed | Sequence[str | Composed] = "smollm2",
+    *,
+    settings: Config | None = None,
+    size: str = "small",
+    seed: int = 0,
+    data: DataFolder | None = None,
+    cache: Cache | None = None,
+    report: Progress = lambda stage, done, total: None,
+    command: str = "",
+) -> Report:
+    """Measure a composition, and compare it with rivals.
+
+    Args:
+        suite: its name in `factorlm.evaluation.SUITES`.
+        models: expressions such as "smollm2 * positive^2", or compositions; the first is the model under test, the
+            others are rivals it is compared with, pair by pair.
+        settings: of the suite; None takes those of the size.
+        size: "small" for minutes, "full" for what one would publish.
+        seed: of all randomness.
+        data: where data sets are; None takes $FACTORLM_DATA, else ../shared/data.
+        cache: of finished pieces; None keeps them beside the models. `Cache(None)` keeps nothing.
+        report: told of progress: stage, done, total.
+        command: that makes the report again, for its foot.
+
+    Raises:
+        UnknownNameError: for an unknown suite, size, model, factor or data set.
+        InputError: for settings that the suite cannot use.
+    """
+    run = suite_named(suite).run
+    settings = settings or settings_of(suite, size)
+    start = time.monotonic()
+    wanted = [models] if isinstance(models, str | Composed) else list(models)
+    composed = tuple(m if isinstance(m, Composed) else compose(m) for m in wanted)
+    expressions = [m.expression for m in composed]
+    if not composed or len(set(expressions)) < len(expressions):
+        raise InputError(f"different models are needed, got {', '.join(expressions) or 'none'}")
+    bench = Workbench(composed, data or DataFolder.default(), cache or default_cache(), report, seed)
+    found = run(bench, settings)
+    return Report(
+        suite=suite,
+        title=found.title,
+        headlines=found.headlines,
+        cautions=found.cautions,
+        models=bench.cards,
+        sections=found.sections,
+        measures=found.measures,
+        comparisons=found.comparisons,
+        provenance=Provenance(
+            command=command,
+            settings=settings.model_dump(mode="json"),
+            seed=seed,
+            data=dict(bench.used),
+            judges=dict(bench.judges_used),
+            versions=versions(),
+            machine=machine(),
+            commit=commit(),
+            seconds=round(time.monotonic() - start, 1),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )
