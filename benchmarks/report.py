@@ -3,12 +3,13 @@
 python benchmarks/report.py
 """
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 from effect import table_of
+
+from factorlm.evaluation.claims import CLAIMS, read_records
 
 HERE = Path(__file__).resolve().parent
 RECORDS, DOCS = HERE / "records", HERE.parent / "docs"
@@ -25,12 +26,14 @@ def record(name: str) -> dict[str, Any] | None:
 
 
 def speed_table(rows: list[dict[str, Any]]) -> str:
-    heads = ("ratio", "pairs", "what", "heads", "rank", "batch", "ms a token", "other way", "n")
-    cells = [heads, ("---:", "---", "---", "---:", "---:", "---:", "---:", "---:", "---:")]
+    heads = ("ratio", "95 %", "pairs", "what", "heads", "rank", "batch", "ms a token", "other way", "n")
+    cells = [heads, ("---:", "---", "---", "---", "---:", "---:", "---:", "---:", "---:", "---:")]
     for row in rows:
+        low, high = row.get("low"), row.get("high")  # older records have none
         cells.append(
             (
                 f"**{row['ratio']:.3f}**",
+                "—" if low is None else f"{low:.3f} to {high:.3f}" + ", none shown" * (low <= 1 <= high),
                 f"{row['lowest']:.3f} to {row['highest']:.3f}",
                 row["benchmark"],
                 str(row["num_heads"]),
@@ -68,7 +71,8 @@ def benchmarks() -> str:
     parts = [
         "# Benchmarks",
         "Written by `python benchmarks/report.py` from the records in `benchmarks/records`. Ratios are medians of "
-        "pairs run in turn in one process; which way goes first alternates.",
+        "pairs run in turn in one process; which way goes first alternates. An interval holds the true median in 95 % "
+        "of cases; where it holds 1, no difference is shown.",
     ]
     if speed:
         one = speed[0]
@@ -111,81 +115,28 @@ def benchmarks() -> str:
 
 
 def claims() -> str:
-    speed = lines("speed.jsonl")
+    recorded = read_records(RECORDS / "claims")
     rows = [("idea", "reported", "measured here", "how", "verdict"), ("---",) * 5]
-    rows.append(
-        (
-            "A product of next-token distributions is not the product over texts (Lew et al. 2023)",
-            "—",
-            "total variation 0.32 on the two-letter example, by enumeration",
-            "`pytest tests/algebra -k by_hand`",
-            "holds",
-        )
-    )
-    rows.append(
-        (
-            "Subtracting a union only pushes down what the other model prefers (Dekoninck et al. 2024)",
-            "—",
-            "exact on random tables",
-            "`pytest tests/algebra -k union`",
-            "holds",
-        )
-    )
-    with_heads = [r for r in speed if r["benchmark"].startswith("time per token with heads")]
-    if with_heads:
-        worst = max(r["ratio"] for r in with_heads)
-        one = with_heads[0]
-        rows.append(
-            (
-                "Log-linear heads share one unembedding (Han et al. 2024, LM-Steer)",
-                "1.24 times the decoding time with one steer",
-                f"{worst:.3f} times with {one['num_heads']} heads of rank {one['rank']}",
-                "`factorlm bench heads`",
-                "holds" if worst <= 1.1 else "does not hold here",
-            )
-        )
-    if effect := record("effect-positive.json"):
-        share = {row["strength"]: row["share"] for row in effect["rows"]}
-        separation = share[0.2] - share[-0.2]
-        steps = list(itertools.pairwise(effect["rows"]))
-        falls = [(a, b) for a, b in steps if b["share"] <= a["share"]]
-        are_noise = all(b["share_interval"][1] >= a["share_interval"][0] for a, b in falls)
-        rows.append(
-            (
-                "A bias alone, trained on a few thousand sentences, steers sentiment (factor heads)",
-                "separation 0.67 at 0.2 nats in our prototype",
-                f"{separation:.2f} at 0.2 nats: {share[-0.2]:.0%} to {share[0.2]:.0%} judged positive",
-                f"`{effect['command']}`",
-                "holds" if separation >= 0.45 else "does not hold here",
-            )
-        )
-        rows.append(
-            (
-                "The share judged positive rises with the strength all the way",
-                "—",
-                f"{len(steps) - len(falls)} of {len(steps)} steps rise"
-                + "".join(
-                    f"; from {a['strength']:+} to {b['strength']:+} it goes from {a['share']:.0%} to {b['share']:.0%}"
-                    for a, b in falls
-                ),
-                f"`{effect['command']}`",
-                f"not shown: the fall is {'inside' if are_noise else 'outside'} the intervals" if falls else "holds",
-            )
-        )
-    if found := record("linear.json"):
-        ratios = {row["what"]: row["ratio"] for row in found["formats"]}
-        rows.append(
-            (
-                "bfloat16 is faster than float32 on a processor (our design)",
-                "about twice",
-                "time over that of float32: " + "; ".join(f"{r:.2f} {what}" for what, r in ratios.items()),
-                f"`{found['command']}`, without native bfloat16" * (not found["native_bfloat16"])
-                or f"`{found['command']}`",
-                "holds" if max(ratios.values()) < 0.6 else "does not hold here; float32 is the default there",
-            )
-        )
+    for name, claim in CLAIMS.items():
+        idea = claim.sentence + (f" ({claim.source})" if claim.source else "")
+        how = f"`{claim.made_by or f'factorlm eval claim {name}'}`"
+        found = recorded.get(name)
+        if found is None:
+            rows.append((idea, claim.reported or "—", "—", how, "not yet run"))
+            continue
+        outcome = found.outcome
+        verdict = outcome.verdict + (f": {outcome.detail}" if outcome.detail else "")
+        if (found.rule, found.settings) != (claim.rule, claim.settings.model_dump(mode="json")):
+            verdict += "; by an earlier rule or at another size: run it again"
+        rows.append((idea, claim.reported or "—", outcome.measured, how, verdict))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"# Claims\n\nWritten by `python benchmarks/report.py`. A claim is a sentence that can fail.\n\n{table}\n"
+    rules = "\n".join(f"- `{name}`: {claim.rule}" for name, claim in CLAIMS.items())
+    return (
+        "# Claims\n\nWritten by `python benchmarks/report.py` from the records in `benchmarks/records/claims`. A claim "
+        "is a sentence that can fail; `factorlm eval claim list` names them all, `factorlm eval claim NAME` runs one, "
+        "and `factorlm eval claim all --records benchmarks/records/claims` runs and records all. Intervals are of 95 %."
+        f"\n\n{table}\n\n## What decides\nThe rules are fixed before a run and are part of its record.\n\n{rules}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from factorlm.evaluation.suites import SUITES
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -56,6 +58,8 @@ def test_commands_run(
         words = shlex.split(command)
         if words[:3] == ["factorlm", "factor", "train"] and words[3] in seen:
             words.append("--replace")  # a page may show two ways of making one factor
+        if words[:2] == ["factorlm", "eval"] and words[2] in SUITES:
+            words.append("--print-settings")  # suites run in tests/evaluation; here their options must be right
         seen.update(words[3:4])
         monkeypatch.setattr(sys, "argv", words)
         with contextlib.suppress(SystemExit):

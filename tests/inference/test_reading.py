@@ -1,5 +1,7 @@
 """Reading texts with heads, a lexicon, a prompt and a contrast at once, against formulas over the whole vocabulary."""
 
+import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +14,8 @@ from factorlm.factors.head import Head
 from factorlm.factors.headed import fuse
 from factorlm.inference.reading import BLOCK_TOKENS, Reading, read
 from factorlm.models import CausalLM
-from factorlm.models.table import random_table
+from factorlm.models.table import Table, random_table
+from factorlm.text import letters
 
 FLOAT32 = 1e-4  # logits of size 10 summed in another order, over some factors with exponents of up to two
 PREFIX_BT = pad_left([[0, 5, 6], [0], [0, 30, 2, 5]])
@@ -224,3 +227,54 @@ def test_a_large_constant_in_a_potential_leaves_its_evidence(
     got = read(tiny_lm * head, PREFIX_BT, text_BT, with_ratios=True)
     assert got.log_ratio_BTK is not None
     assert bool(got.log_ratio_BTK.isfinite().all())
+
+
+def test_shape_equals_sums_over_the_vocabulary(mixed: Factor, text_BT: Tensor) -> None:
+    log_prob_BTV = torch.stack(list(LocalProduct(mixed).steps(PREFIX_BT, text_BT)), 1).float()
+    got = read(mixed, PREFIX_BT, text_BT, with_shape=True)
+    padding_BT = text_BT == PAD
+    want_BT = -(log_prob_BTV.exp() * log_prob_BTV).sum(-1)
+    close(got.entropy_BT, want_BT.masked_fill(padding_BT, 0.0))
+    top_BT = log_prob_BTV.argmax(-1)
+    assert got.is_top_BT is not None
+    assert torch.equal(got.is_top_BT, (top_BT == text_BT) & ~padding_BT)
+    best_BT = top_BT.masked_fill(padding_BT, PAD)
+    log_prob_BTV = torch.stack(list(LocalProduct(mixed).steps(PREFIX_BT, best_BT)), 1).float()
+    best = read(mixed, PREFIX_BT, best_BT, with_shape=True)
+    assert best.is_top_BT is not None
+    assert torch.equal(best.is_top_BT, (log_prob_BTV.argmax(-1) == best_BT) & ~padding_BT)
+    assert bool(best.is_top_BT[:, 0].all())
+
+
+def test_shape_of_a_model_alone_and_only_when_asked_for(tiny_lm: CausalLM, text_BT: Tensor, found: Reading) -> None:
+    log_prob_BTV = torch.stack(list(tiny_lm.steps(PREFIX_BT, text_BT)), 1)
+    got = read(tiny_lm, PREFIX_BT, text_BT, with_shape=True, with_ratios=True)
+    want_BT = -(log_prob_BTV.exp() * log_prob_BTV).sum(-1)
+    close(got.entropy_BT, want_BT.masked_fill(text_BT == PAD, 0.0))
+    assert got.is_top_BT is not None
+    assert torch.equal(got.is_top_BT, (log_prob_BTV.argmax(-1) == text_BT) & (text_BT != PAD))
+    assert found.entropy_BT is None
+    assert found.is_top_BT is None
+
+
+def constant(*weights: float) -> Table:
+    """The same next-token weights everywhere; the last token is the end."""
+    texts = [text for length in (1, 2) for text in itertools.product(range(len(weights)), repeat=length)]
+    return Table(letters("abcd"), {text: torch.tensor(weights, dtype=torch.float64).log() for text in texts})
+
+
+def test_shape_where_tokens_are_impossible_or_tie() -> None:
+    weight_V = torch.tensor([2.0, 2.0, 0.0, 1.0, 3.0])
+    fixed, even = constant(*weight_V.tolist()), constant(1, 1, 1, 1, 1)
+    text_BT = torch.tensor([[0, 1], [2, 3]])
+    prefix_BT = pad_left([[0], [0]])
+    for product, power in ((fixed, 1.0), (even * fixed**2.0, 2.0)):
+        got = read(product, prefix_BT, text_BT, with_shape=True)
+        share_V = weight_V**power / (weight_V**power).sum()
+        want = -sum(float(p) * math.log(p) for p in share_V if p > 0)
+        close(got.entropy_BT, torch.full((2, 2), want))
+        assert got.is_top_BT is not None
+        assert not bool(got.is_top_BT.any())  # the end is likelier than each of them
+    tied = read(fixed * constant(1, 1, 1, 1, 0), prefix_BT, text_BT, with_shape=True)
+    assert tied.is_top_BT is not None
+    assert tied.is_top_BT.tolist() == [[True, True], [False, False]]

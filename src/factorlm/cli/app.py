@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from factorlm import __version__
-from factorlm.cli import bench, factor, generate, models, score
+from factorlm.cli import bench, evaluate, factor, generate, models, score
 from factorlm.errors import FactorlmError
+
+# What typer says of words it cannot use; where the class lives has changed between versions of typer.
+_COMPLAINT: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app = typer.Typer(
     name="factorlm",
@@ -24,6 +27,7 @@ app.command("generate")(generate.generate)
 app.command("score")(score.score)
 app.add_typer(factor.app, name="factor", help="List, show, train, make and verify factors.")
 app.add_typer(models.app, name="models", help="List and fetch the models that are known by name.")
+app.add_typer(evaluate.app, name="eval", help="Measure compositions: suites, judges, tasks, claims.")
 app.add_typer(bench.app, name="bench", help="Measure speed on this machine, as ratios within one run.")
 
 
@@ -46,11 +50,19 @@ def main() -> None:
     """Run the command line; bad input ends with one line and exit status 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app()
+        raise SystemExit(app(standalone_mode=False))
     except FactorlmError as error:
         print(f"factorlm: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except _COMPLAINT as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+        else:
+            where = getattr(getattr(error, "ctx", None), "command_path", "factorlm")
+            message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+            print(f"factorlm: {message}; {where} --help shows what there is", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (KeyboardInterrupt, typer.Abort):
         print("factorlm: stopped", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone

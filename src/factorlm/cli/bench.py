@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from factorlm.evaluation import Ratio
+    from factorlm.evaluation.speed import SpeedRecord
 
 app = typer.Typer(no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 ModelName = Annotated[str, typer.Option("--model", help="Name, folder or hub name of the base.")]
-Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Pairs of runs; the median counts.")]
+Repeats = Annotated[
+    int, typer.Option("--repeats", min=3, help="Pairs of runs; the median counts, and six give an interval.")
+]
+Noise = Annotated[bool, typer.Option("--noise", help="Also time the other way against itself.")]
 BATCHES = (1, 8)
 
 
@@ -26,30 +27,34 @@ def heads(
     num_heads: Annotated[int, typer.Option("--num-heads", min=1, help="Heads on the encoder.")] = 32,
     rank: Annotated[int, typer.Option("--rank", min=0, help="Rank of each head.")] = 16,
     repeats: Repeats = 9,
+    noise: Noise = False,
 ) -> None:
     """Time per token with many heads, another exponent in every row, over the time without any."""
     from factorlm.cli.terminal import progress
-    from factorlm.evaluation import heads_against_none
+    from factorlm.evaluation.speed import heads_against_none
     from factorlm.models.loading import load_model
 
     lm = load_model(model)
-    with progress() as report:
-        for batch in BATCHES:
-            ratio = heads_against_none(lm, batch, num_heads=num_heads, rank=rank, num_repeats=repeats, report=report)
-            _show(ratio, as_json)
+    for batch in BATCHES:
+        with progress() as report:
+            found = heads_against_none(
+                lm, batch, num_heads=num_heads, rank=rank, num_repeats=repeats, with_noise=noise, report=report
+            )
+        _show(found, as_json)
 
 
 @app.command()
-def decoding(as_json: Json = False, model: ModelName = "smollm2", repeats: Repeats = 9) -> None:
+def decoding(as_json: Json = False, model: ModelName = "smollm2", repeats: Repeats = 9, noise: Noise = False) -> None:
     """Tokens per second of plain greedy decoding over those of transformers' generate on the same model."""
     from factorlm.cli.terminal import progress
-    from factorlm.evaluation import decoding_against_transformers
+    from factorlm.evaluation.speed import decoding_against_transformers
     from factorlm.models.loading import load_model
 
     lm = load_model(model)
-    with progress() as report:
-        for batch in BATCHES:
-            _show(decoding_against_transformers(lm, batch, num_repeats=repeats, report=report), as_json)
+    for batch in BATCHES:
+        with progress() as report:
+            found = decoding_against_transformers(lm, batch, num_repeats=repeats, with_noise=noise, report=report)
+        _show(found, as_json)
 
 
 @app.command()
@@ -57,39 +62,45 @@ def scoring(
     as_json: Json = False,
     model: ModelName = "smollm2",
     num_heads: Annotated[int, typer.Option("--num-heads", min=1, help="Heads of rank zero.")] = 12,
-    repeats: Repeats = 5,
+    repeats: Repeats = 9,
+    noise: Noise = False,
 ) -> None:
     """Speed of scoring texts with factors over scoring them plainly."""
     from factorlm.cli.terminal import progress
-    from factorlm.evaluation import scoring_with_factors
+    from factorlm.evaluation.speed import scoring_with_factors
     from factorlm.models.loading import load_model
 
     lm = load_model(model)
-    with progress() as report:
-        for evidence in (False, True):
-            ratio = scoring_with_factors(
-                lm, 8, num_heads=num_heads, evidence=evidence, num_repeats=repeats, report=report
+    for evidence in (False, True):
+        with progress() as report:
+            found = scoring_with_factors(
+                lm, 8, num_heads=num_heads, evidence=evidence, num_repeats=repeats, with_noise=noise, report=report
             )
-            _show(ratio, as_json)
+        _show(found, as_json)
 
 
 @app.command("all")
-def run_all(as_json: Json = False, model: ModelName = "smollm2") -> None:
+def run_all(as_json: Json = False, model: ModelName = "smollm2", repeats: Repeats = 9, noise: Noise = False) -> None:
     """All of them, one after the other."""
     commands: tuple[Callable[..., None], ...] = (heads, decoding, scoring)
     for command in commands:
-        command(as_json=as_json, model=model)
+        command(as_json=as_json, model=model, repeats=repeats, noise=noise)
 
 
-def _show(ratio: Ratio, as_json: bool) -> None:
-    from factorlm.cli.terminal import console
+def _show(found: SpeedRecord, as_json: bool) -> None:
+    from factorlm.cli.terminal import console, print_json
 
     if as_json:
-        print(json.dumps(dataclasses.asdict(ratio)), flush=True)
+        print_json(found.model_dump(mode="json"))
         return
-    what = f"{ratio.num_heads} heads of rank {ratio.rank}, " if ratio.num_heads else ""
+    what = f"{found.num_heads} heads of rank {found.rank}, " if found.num_heads else ""
+    interval = "" if found.low is None else f"{found.low:.3f} to {found.high:.3f}, 95 %: "
+    noise = "" if found.noise is None else f"; {found.timing.baseline} against itself {found.noise:.3f}"
     console.print(
-        f"[bold]{ratio.ratio:.3f}[/bold]  {ratio.benchmark}, {what}batch {ratio.batch_size} "
-        f"[dim](pairs {ratio.lowest:.3f} to {ratio.highest:.3f}, n = {ratio.num_repeats}; "
-        f"{ratio.ms_per_token:.1f} against {ratio.other_ms_per_token:.1f} ms a token)[/dim]"
+        f"[bold]{found.ratio:.3f}[/bold]  {found.benchmark}, {what}batch {found.batch_size} "
+        f"({interval}{found.verdict}{noise}) "
+        f"[dim](pairs {found.lowest:.3f} to {found.highest:.3f}, n = {found.num_repeats}; "
+        f"{found.ms_per_token:.1f} against {found.other_ms_per_token:.1f} ms a token)[/dim]"
     )
+    for caution in found.timing.cautions:
+        console.print(f"[yellow]{caution}[/yellow]")

@@ -1,33 +1,31 @@
-"""Speed as ratios: two ways of doing one thing, run in turn in one process, compared by the median of their pairs."""
+"""Speed of decoding and scoring, as ratios within one run; see `harness` for how they are taken."""
 
-# Axes: B batch, D width, R rank, T time.
+# Axes: B batch, D width, K heads, R rank, T time, V vocabulary.
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from factorlm.algebra import Factor, pad_right
+from factorlm.algebra import Factor, LocalProduct, pad_right
+from factorlm.evaluation.harness import Timing, compare_speed
+from factorlm.evaluation.workbench import Progress
 from factorlm.factors.head import Head, HeadWeights
 from factorlm.factors.headed import HeadedModel
 from factorlm.inference.reading import read
 from factorlm.models import CausalLM
+from factorlm.settings import Config
 
-PROMPT_TOKENS, NEW_TOKENS = 16, 16
-Report = Callable[[str, int, int], None]
+PROMPT_TOKENS, NEW_TOKENS, SCORED_TOKENS = 16, 16, 64
+OTHERS = "transformers"
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """One comparison.
+class SpeedRecord(Config):
+    """One comparison, as `factorlm bench --json` gives it.
 
     Attributes:
         benchmark: what was compared.
@@ -35,15 +33,20 @@ class Ratio:
         rank: of each head.
         batch_size: rows decoded or texts scored together.
         ratio: median over pairs of runs; the benchmark says of what to what.
+        low: lower end of its 95 % interval; None where repeats are too few for one.
+        high: upper end.
         lowest: smallest ratio of a pair.
         highest: largest ratio of a pair.
         num_repeats: pairs of runs.
+        verdict: what the interval says.
+        noise: the other way against itself; None if not asked for.
         ms_per_token: median of the way that is ours or has factors, in milliseconds for a token of the whole batch.
         other_ms_per_token: the same of the other way.
         head_bytes: memory of the heads.
         encoder_bytes: memory of the encoder.
         number_format: of the encoder.
-        machine: processor or accelerator, and cores.
+        machine: processor and cores, or accelerator.
+        timing: every run.
     """
 
     benchmark: str
@@ -51,23 +54,28 @@ class Ratio:
     rank: int
     batch_size: int
     ratio: float
+    low: float | None
+    high: float | None
     lowest: float
     highest: float
     num_repeats: int
+    verdict: str
+    noise: float | None
     ms_per_token: float
     other_ms_per_token: float
     head_bytes: int
     encoder_bytes: int
     number_format: str
     machine: str
+    timing: Timing
 
 
-def random_heads(lm: CausalLM, num_heads: int, rank: int, seed: int = 0) -> tuple[Head, ...]:
-    """Heads of random numbers, for timing only."""
+def random_heads(lm: CausalLM, num_heads: int, rank: int, seed: int = 0, scale: float = 0.03) -> tuple[Head, ...]:
+    """Heads of random numbers, for timing and for checks of rounding only."""
     generator = torch.Generator().manual_seed(seed)
 
-    def numbers(*shape: int) -> torch.Tensor:
-        return (0.01 * torch.randn(*shape, generator=generator)).to(lm.device)
+    def numbers(*shape: int) -> Tensor:
+        return (scale * torch.randn(*shape, generator=generator)).to(lm.device)
 
     return tuple(
         Head(f"random{k}", HeadWeights(numbers(lm.width), numbers(lm.width, rank), numbers(rank, lm.width)), lm)
@@ -76,27 +84,91 @@ def random_heads(lm: CausalLM, num_heads: int, rank: int, seed: int = 0) -> tupl
 
 
 def heads_against_none(
-    lm: CausalLM, batch_size: int, *, num_heads: int = 32, rank: int = 16, num_repeats: int = 9, report: Report
-) -> Ratio:
-    """Time per token of decoding with heads (another exponent in every row) over decoding without; 1 is free."""
+    lm: CausalLM,
+    batch_size: int,
+    *,
+    num_heads: int = 32,
+    rank: int = 16,
+    num_repeats: int = 9,
+    with_noise: bool = False,
+    report: Progress,
+) -> SpeedRecord:
+    """Time per token of decoding with heads (another exponent in every row) over decoding without; 1 is free.
+
+    The tokens with heads must be those of the slow twin, which unembeds each head by itself.
+    """
+    timing = time_heads(lm, (num_heads,), batch_size, rank=rank, repeats=num_repeats, with_noise=with_noise,
+                        report=report)  # fmt: skip
     heads = random_heads(lm, num_heads, rank)
-    exponents = tuple(torch.linspace(-1, 1, batch_size) * (1 + k / num_heads) for k in range(num_heads))
-    headed = HeadedModel(lm, heads, exponents)
-    name = f"{num_heads} heads, batch {batch_size}"
-    with_heads, without = _timed(
-        lambda prompt: _greedy(headed, prompt), lambda prompt: _greedy(lm, prompt), lm, batch_size, num_repeats,
-        name, report,
-    )  # fmt: skip
-    ratios = [a / b for a, b in zip(with_heads, without, strict=True)]
-    return _ratio("time per token with heads / without", lm, heads, rank, batch_size, ratios, with_heads, without)
+    return _record("time per token with heads / without", lm, heads, rank, batch_size, timing)
 
 
-def decoding_against_transformers(lm: CausalLM, batch_size: int, *, num_repeats: int = 9, report: Report) -> Ratio:
+def time_heads(
+    lm: CausalLM,
+    counts: tuple[int, ...],
+    batch_size: int,
+    *,
+    rank: int,
+    repeats: int,
+    new_tokens: int = NEW_TOKENS,
+    with_noise: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+    report: Progress,
+) -> Timing:
+    """Time per decoding step with these numbers of heads against none; the ways are called "N heads" and "no heads".
+
+    Args:
+        lm: the encoder.
+        counts: numbers of heads.
+        batch_size: rows, each with exponents of its own.
+        rank: of the heads.
+        repeats: runs of each way.
+        new_tokens: written in a run.
+        with_noise: see `compare_speed`.
+        clock: see `compare_speed`.
+        report: told of progress.
+    """
+    ways: dict[str, Callable[[Tensor], Written]] = {"no heads": lambda prompt: greedy(lm, prompt, new_tokens)}
+    twins: dict[str, Callable[[Tensor], Written]] = {}
+    for count in counts:
+        heads = random_heads(lm, count, rank)
+        exponents = tuple(torch.linspace(-1, 1, batch_size) * (1 + k / count) for k in range(count))
+        headed = HeadedModel(lm, heads, exponents)
+        product: Factor = lm
+        for head, exponent in zip(heads, exponents, strict=True):
+            product = product * head**exponent
+        slow = LocalProduct(product)
+        ways[f"{count} heads"] = lambda prompt, model=headed: greedy(model, prompt, new_tokens)  # type: ignore[misc]
+        twins[f"{count} heads"] = lambda prompt, model=slow: greedy(model, prompt, new_tokens)  # type: ignore[misc]
+    return compare_speed(
+        f"{counts[-1]} heads, batch {batch_size}",
+        ways,
+        _prompts(lm, batch_size),
+        agree=same_tokens(_tolerance(lm)),
+        baseline="no heads",
+        twins=twins,
+        repeats=repeats,
+        work_per_run=new_tokens,
+        unit="token of the batch",
+        with_noise=with_noise,
+        before_each=lambda: forget(lm),
+        settings={"batch_size": batch_size, "rank": rank, "prompt_tokens": PROMPT_TOKENS, "new_tokens": new_tokens},
+        report=report,
+        clock=clock,
+    )
+
+
+def decoding_against_transformers(
+    lm: CausalLM, batch_size: int, *, num_repeats: int = 9, with_noise: bool = False, report: Progress
+) -> SpeedRecord:
     """Tokens per second of our greedy decoding over those of transformers' own `generate`; 1 is as fast.
 
-    The other way runs on a copy of the model as transformers loaded it, without our matrix products.
+    The other way runs on a copy of the model as transformers loaded it, without our matrix products. Both must write
+    the same tokens.
     """
     import copy
+
+    from transformers import GenerationConfig
 
     from factorlm.models.linear import FewRowsLinear
 
@@ -104,27 +176,39 @@ def decoding_against_transformers(lm: CausalLM, batch_size: int, *, num_repeats:
     for module in other.modules():
         if type(module) is FewRowsLinear:
             module.__class__ = torch.nn.Linear  # type: ignore[assignment]
+    other.generation_config = GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)  # no end
 
-    def theirs(prompt: torch.Tensor) -> None:
-        other.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=NEW_TOKENS,
-            min_new_tokens=NEW_TOKENS,
-            do_sample=False,
-        )
-
-    ours_s, theirs_s = _timed(
-        lambda prompt: _greedy(lm, prompt), theirs, lm, batch_size, num_repeats,
-        f"transformers, batch {batch_size}", report,
-    )  # fmt: skip
-    ratios = [b / a for a, b in zip(ours_s, theirs_s, strict=True)]
-    return _ratio("tokens per second / those of transformers", lm, (), 0, batch_size, ratios, ours_s, theirs_s)
+    timing = compare_speed(
+        f"transformers, batch {batch_size}",
+        {
+            OTHERS: lambda prompt: Written(other.generate(prompt, attention_mask=torch.ones_like(prompt)), None),
+            "factorlm": lambda prompt: greedy(lm, prompt, NEW_TOKENS),
+        },
+        _prompts(lm, batch_size),
+        agree=same_tokens(_tolerance(lm)),
+        baseline=OTHERS,
+        repeats=num_repeats,
+        work_per_run=NEW_TOKENS,
+        unit="token of the batch",
+        ratio_of="speed",
+        with_noise=with_noise,
+        before_each=lambda: forget(lm),
+        settings={"batch_size": batch_size, "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS},
+        report=report,
+    )
+    return _record("tokens per second / those of transformers", lm, (), 0, batch_size, timing)
 
 
 def scoring_with_factors(
-    lm: CausalLM, batch_size: int, *, num_heads: int = 12, evidence: bool = False, num_repeats: int = 5, report: Report
-) -> Ratio:
+    lm: CausalLM,
+    batch_size: int,
+    *,
+    num_heads: int = 12,
+    evidence: bool = False,
+    num_repeats: int = 9,
+    with_noise: bool = False,
+    report: Progress,
+) -> SpeedRecord:
     """Speed of scoring texts with factors over plain scoring; 1 is as fast.
 
     Args:
@@ -132,106 +216,156 @@ def scoring_with_factors(
         batch_size: texts of 64 tokens in a batch.
         num_heads: heads of rank zero on it.
         evidence: False times the log probability of the composed model; True times the log probability of the base
-            and the exact evidence of each factor.
+            and the exact evidence of each factor. Both must equal what each head gives when it is unembedded alone.
         num_repeats: pairs of runs.
+        with_noise: whether plain scoring is also timed against itself.
         report: told of progress.
     """
     heads = random_heads(lm, num_heads, 0)
     headed = HeadedModel(lm, heads, (0.5,) * num_heads)
+    alone = [LocalProduct(lm * head) for head in heads]
+    whole: Factor = lm
     product: Factor = lm
     for head in heads:
+        whole = whole * head**0.5
         product = product * head**0.0
-    length = 64
-
-    def text(prompt: torch.Tensor) -> torch.Tensor:
-        return prompt.repeat(1, 1 + length // prompt.shape[1])[:, :length]
-
     start = torch.tensor([lm.start_ids] * batch_size)
 
-    def with_factors(prompt: torch.Tensor) -> None:
-        if evidence:
-            read(product, start, pad_right(text(prompt).tolist()), with_ratios=True)
-        else:
-            headed.score(start, text(prompt))
+    def with_evidence(text_BT: Tensor) -> Tensor:
+        found = read(product, start, pad_right(text_BT.tolist()), with_ratios=True)
+        assert found.log_ratio_BTK is not None
+        return torch.cat([found.base_log_prob_BT[..., None], found.log_ratio_BTK], -1)
 
-    def plain(prompt: torch.Tensor) -> None:
-        lm.score(start, text(prompt))
+    def evidence_alone(text_BT: Tensor) -> Tensor:
+        plain_BT = lm.score(start, text_BT)
+        return torch.stack([plain_BT, *(factor.score(start, text_BT) - plain_BT for factor in alone)], -1)
 
-    name = "scoring, evidence" if evidence else "scoring, composed"
-    factors_s, plain_s = _timed(with_factors, plain, lm, batch_size, num_repeats, name, report, length)
-    ratios = [b / a for a, b in zip(factors_s, plain_s, strict=True)]
     what = "the evidence of each factor" if evidence else "composed log probability"
-    return _ratio(f"speed of scoring, {what} / plain", lm, heads, 0, batch_size, ratios, factors_s, plain_s)
+    timing = compare_speed(
+        f"scoring, {what.split()[-1]}",
+        {
+            "plain": lambda text_BT: lm.score(start, text_BT),
+            "with factors": with_evidence if evidence else lambda text_BT: headed.score(start, text_BT),
+        },
+        _prompts(lm, batch_size, SCORED_TOKENS),
+        agree=same_numbers(_tolerance(lm)),
+        baseline="plain",
+        twins={"with factors": evidence_alone if evidence else lambda t: LocalProduct(whole).score(start, t)},
+        repeats=num_repeats,
+        work_per_run=SCORED_TOKENS,
+        unit="token of the batch",
+        ratio_of="speed",
+        with_noise=with_noise,
+        before_each=lambda: forget(lm),
+        settings={"batch_size": batch_size, "tokens": SCORED_TOKENS},
+        report=report,
+    )
+    return _record(f"speed of scoring, {what} / plain", lm, heads, 0, batch_size, timing)
+
+
+class Written(NamedTuple):
+    """Tokens [B, T], prompts included, and the composition that wrote them, where it is one of ours."""
+
+    token_BT: Tensor
+    model: Factor | None
 
 
 @torch.inference_mode()
-def _greedy(model: Factor, prompt_BT: torch.Tensor) -> None:
+def greedy(model: Factor, prompt_BT: Tensor, new_tokens: int) -> Written:
+    """Prompts with the most probable continuations; ends of texts do not end anything."""
     state = model.start(prompt_BT)
-    for step in range(NEW_TOKENS):
+    tokens = [prompt_BT]
+    for step in range(new_tokens):
         token_B = state.log_weight_BV.argmax(-1)
-        if step + 1 < NEW_TOKENS:
+        tokens.append(token_B[:, None])
+        if step + 1 < new_tokens:
             state = model.extend(state, token_B)
+    return Written(torch.cat(tokens, 1), model)
 
 
-def _timed(
-    first: Callable[[torch.Tensor], None],
-    second: Callable[[torch.Tensor], None],
-    lm: CausalLM,
-    batch_size: int,
-    num_repeats: int,
-    name: str,
-    report: Report,
-    tokens: int = NEW_TOKENS,
-) -> tuple[list[float], list[float]]:
-    """Seconds per token of both ways, run in turn on the same fresh prompts; which goes first alternates."""
-    generator = torch.Generator().manual_seed(0)
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(-1, num_repeats):  # the first pair warms up and does not count
-        prompt = torch.randint(100, lm.vocabulary.size - 100, (batch_size, PROMPT_TOKENS), generator=generator)
-        prompt = prompt.to(lm.device)
-        for way in (0, 1) if repeat % 2 else (1, 0):
-            start = time.perf_counter()
-            (first, second)[way](prompt)
-            if lm.device.type == "cuda":
-                torch.cuda.synchronize()
-            if repeat >= 0:
-                seconds[way].append((time.perf_counter() - start) / tokens)
-        report(name, repeat + 1, num_repeats)
-    return seconds
+def same_tokens(tolerance: float) -> Callable[[Written, Written], str | None]:
+    """Whether the same was written; rows may part where both tokens are equally probable.
+
+    Args:
+        tolerance: nats within which two tokens count as equally probable: rounding decides between them.
+    """
+
+    @torch.inference_mode()
+    def agree(want: Written, got: Written) -> str | None:
+        want_BT, got_BT = want.token_BT, got.token_BT
+        if want_BT.shape != got_BT.shape:
+            return f"{list(want_BT.shape)} tokens against {list(got_BT.shape)}"
+        model = want.model or got.model
+        for row in (want_BT != got_BT).any(1).nonzero()[:, 0].tolist():
+            place = int((want_BT[row] != got_BT[row]).nonzero()[0, 0])
+            if model is None:
+                return f"row {row} has another token at place {place}"
+            log_weight_V = model.start(want_BT[:, :place]).log_weight_BV[row]
+            gap = abs(float(log_weight_V[want_BT[row, place]] - log_weight_V[got_BT[row, place]]))
+            if not gap <= tolerance:
+                return f"row {row} has another token at place {place}, {gap:.2g} nats away"
+        return None
+
+    return agree
 
 
-def _ratio(
-    benchmark: str,
-    lm: CausalLM,
-    heads: tuple[Head, ...],
-    rank: int,
-    batch_size: int,
-    ratios: list[float],
-    seconds: list[float],
-    other_seconds: list[float],
-) -> Ratio:
+def same_numbers(tolerance: float) -> Callable[[Tensor, Tensor], str | None]:
+    """Whether numbers in nats are equal within a tolerance."""
+
+    def agree(want: Tensor, got: Tensor) -> str | None:
+        if want.shape != got.shape:
+            return f"{list(want.shape)} numbers against {list(got.shape)}"
+        apart = float((want - got).abs().max())
+        return None if apart <= tolerance else f"they are {apart:.2g} nats apart"
+
+    return agree
+
+
+def forget(lm: CausalLM) -> None:
+    """Drop the prefixes that a model keeps, so that no way profits from what another has read."""
+    lm._prefixes.clear()
+
+
+def _tolerance(lm: CausalLM) -> float:
+    """Nats by which sums in another order differ: formats of 8 bits are 0.1 apart where logits are about 20."""
+    return 1e-3 if lm.model.dtype == torch.float32 else 0.5
+
+
+def _prompts(lm: CausalLM, batch_size: int, length: int = PROMPT_TOKENS) -> Callable[[int], Tensor]:
+    """Random tokens for each repeat, repeated where a text is longer than a prompt."""
+
+    def of(repeat: int) -> Tensor:
+        generator = torch.Generator().manual_seed(repeat)
+        least = min(100, lm.vocabulary.size // 4)  # the first tokens are special ones
+        shape = (batch_size, PROMPT_TOKENS)
+        prompt_BT = torch.randint(least, lm.vocabulary.size - least, shape, generator=generator)
+        return prompt_BT.repeat(1, -(-length // PROMPT_TOKENS))[:, :length].to(lm.device)
+
+    return of
+
+
+def _record(
+    benchmark: str, lm: CausalLM, heads: tuple[Head, ...], rank: int, batch_size: int, timing: Timing
+) -> SpeedRecord:
+    [ratio] = timing.ratios
     numbers = sum(t.numel() for h in heads for t in (h.weights.bias_D, h.weights.up_DR, h.weights.down_RD))
-    return Ratio(
+    settings: dict[str, Any] = {"num_heads": len(heads), "rank": rank, "batch_size": batch_size}
+    return SpeedRecord(
         benchmark=benchmark,
-        num_heads=len(heads),
-        rank=rank,
-        batch_size=batch_size,
-        ratio=statistics.median(ratios),
-        lowest=min(ratios),
-        highest=max(ratios),
-        num_repeats=len(ratios),
-        ms_per_token=1e3 * statistics.median(seconds),
-        other_ms_per_token=1e3 * statistics.median(other_seconds),
+        **settings,
+        ratio=ratio.ratio,
+        low=ratio.low,
+        high=ratio.high,
+        lowest=ratio.lowest,
+        highest=ratio.highest,
+        num_repeats=timing.repeats,
+        verdict=ratio.verdict,
+        noise=timing.noise.ratio if timing.noise else None,
+        ms_per_token=1e3 * ratio.seconds,
+        other_ms_per_token=1e3 * timing.baseline_seconds,
         head_bytes=4 * numbers,
         encoder_bytes=sum(p.numel() * p.element_size() for p in lm.model.parameters()),
         number_format=str(lm.model.dtype).removeprefix("torch."),
-        machine=_machine(lm),
+        machine=timing.machine,
+        timing=timing,
     )
-
-
-def _machine(lm: CausalLM) -> str:
-    if lm.device.type == "cuda":
-        return torch.cuda.get_device_name(lm.device)
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
-    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"

@@ -126,6 +126,8 @@ def _own(spec: str) -> list[Document]:
         lines = Path(name).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{name} cannot be read as UTF-8 text: {error}; give another file") from None
+    if not any(line.strip() for line in lines):
+        raise InputError(f"at least one text is needed, got none in {name}; write one document a line")
     if not name.endswith(".jsonl"):
         return [Document(line.rstrip("\r"), group) for line in lines if line.strip()]
     documents = []

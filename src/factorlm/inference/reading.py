@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +51,9 @@ class Reading:
         normalizer_BT: see above; None if contributions were not asked for.
         log_ratio_BTK: log p_k(x)/p(x), with p_k ∝ p w_k: the evidence of each factor at exponent one; None if not
             asked for.
+        entropy_BT: of the composed next-token distribution before each token; None if the shape was not asked for.
+        is_top_BT: whether each token is the most probable one of that distribution, alone or with others; false after
+            the end of a text; None if the shape was not asked for.
     """
 
     names: tuple[str, ...]
@@ -58,6 +63,8 @@ class Reading:
     contribution_BTK: Tensor | None
     normalizer_BT: Tensor | None
     log_ratio_BTK: Tensor | None
+    entropy_BT: Tensor | None = None
+    is_top_BT: Tensor | None = None
 
 
 @torch.no_grad()
@@ -68,6 +75,7 @@ def read(
     *,
     with_contributions: bool = False,
     with_ratios: bool = False,
+    with_shape: bool = False,
 ) -> Reading:
     """Read texts with a product of factors; its first term is the base.
 
@@ -77,46 +85,84 @@ def read(
         text_BT: the texts, filled on the right with PAD.
         with_contributions: whether to find what each factor did to each token.
         with_ratios: whether to find each factor's evidence.
+        with_shape: whether to find the entropy of each next-token distribution, and whether its top token came.
     """
     device = device_of(factor)
     prefix_BT, text_BT = prefix_BT.to(device), text_BT.to(device)
     base, *terms = merge(flatten(factor.base if isinstance(factor, LocalProduct) else factor))
-    blocks = _Blocks(base, terms, prefix_BT, text_BT, with_contributions, with_ratios)
+    blocks = _Blocks(base, terms, prefix_BT, text_BT, with_contributions, with_ratios, with_shape)
     parts = list(blocks)
     num_rows = text_BT.shape[0]
     num_factors = len(terms)
 
-    def joined(index: int, *axes: int) -> Tensor:
-        found = [part[index] for part in parts]
-        shape = (num_rows, 0, *axes)
-        return torch.cat(found, 1) if found else torch.zeros(shape)
-
     real_BT = (text_BT != PAD).to(blocks.device)
-    real_BTK = real_BT[..., None]
-    base_log_prob_BT, log_prob_BT = (torch.where(real_BT, joined(i), 0.0) for i in (0, 1))
-    contribution_BTK = torch.where(real_BTK, joined(2, num_factors), 0.0) if with_contributions else None
-    normalizer_BT = torch.where(real_BT, joined(3), 0.0) if with_contributions else None
-    log_ratio_BTK = torch.where(real_BTK, joined(4, num_factors), 0.0) if with_ratios else None
+
+    def joined(found: list[Tensor], *axes: int) -> Tensor:
+        whole = torch.cat(found, 1) if found else torch.zeros((num_rows, 0, *axes))
+        real = real_BT.reshape(*real_BT.shape, *(1 for _ in axes))
+        return torch.where(real, whole, 0.0)
+
     return Reading(
         tuple(names_of(terms)),
         blocks.exponent_BK,
-        base_log_prob_BT,
-        log_prob_BT,
-        contribution_BTK,
-        normalizer_BT,
-        log_ratio_BTK,
+        joined([part.base_log_prob for part in parts]),
+        joined([part.log_prob for part in parts]),
+        joined([part.contribution for part in parts], num_factors) if with_contributions else None,
+        joined([part.normalizer for part in parts]) if with_contributions else None,
+        joined([part.log_ratio for part in parts], num_factors) if with_ratios else None,
+        joined([part.entropy for part in parts]) if with_shape else None,
+        joined([part.is_top for part in parts]).bool() if with_shape else None,
     )
+
+
+class _Found(NamedTuple):
+    """What is found for a stretch of tokens, [N, ...] or [B, T, ...]; empty where it was not asked for."""
+
+    base_log_prob: Tensor
+    log_prob: Tensor
+    contribution: Tensor
+    normalizer: Tensor
+    log_ratio: Tensor
+    entropy: Tensor
+    is_top: Tensor
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Tokens laid end to end, with what the base and the factors that are no heads think of all tokens there."""
+
+    token_N: Tensor
+    hidden_ND: Tensor | None  # None where the base is no language model of ours
+    base_NV: Tensor
+    rest_KNV: list[Tensor]
+    weight_NV: Tensor  # proportional to the probabilities of the base
+
+    def at(self, x_NV: Tensor) -> Tensor:
+        """The numbers of the tokens themselves, [N]."""
+        return x_NV.gather(1, self.token_N[:, None])[:, 0]
+
+    @cached_property
+    def base_log_prob_NV(self) -> Tensor:
+        """Of the base; heads need only its weights."""
+        return log_normalize(self.base_NV)
 
 
 class _Blocks:
     """Reads a stretch of time at a time, so that no [B, T, V] tensor is ever held."""
 
     def __init__(
-        self, base: Term, terms: list[Term], prefix_BT: Tensor, text_BT: Tensor, contributions: bool, ratios: bool
+        self,
+        base: Term,
+        terms: list[Term],
+        prefix_BT: Tensor,
+        text_BT: Tensor,
+        contributions: bool,
+        ratios: bool,
+        shape: bool,
     ) -> None:
         lm = base.factor if isinstance(base.factor, CausalLM) and base.is_plain else None
         self.base, self.lm, self.prefix_BT, self.text_BT = base, lm, prefix_BT, text_BT
-        self.contributions, self.ratios = contributions, ratios
+        self.contributions, self.ratios, self.shape = contributions, ratios, shape
         self.is_head = [lm is not None and isinstance(t.factor, Head) and t.factor.lm is lm for t in terms]
         self.heads = HeadStack(tuple(t.factor for t, head in zip(terms, self.is_head, strict=True) if head))  # type: ignore[misc]
         self.rest = [term for term, head in zip(terms, self.is_head, strict=True) if not head]
@@ -130,7 +176,7 @@ class _Blocks:
         self.head_exponent_BK, self.rest_exponent_BK = self.exponent_BK[:, head_K], self.exponent_BK[:, ~head_K]
         self.order_K = torch.cat([head_K.nonzero()[:, 0], (~head_K).nonzero()[:, 0]]).argsort()
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Iterator[_Found]:
         num_rows, length = self.text_BT.shape
         if length == 0:
             return
@@ -149,25 +195,21 @@ class _Blocks:
                 assert base is not None
                 hidden_ND, base_NV = None, _take(base, span)
             values = self._block(token_BT.flatten(), span, hidden_ND, base_NV, log_weight_KNV)
-            yield tuple(value.unflatten(0, (num_rows, span)) for value in values)
+            yield _Found(*(value.unflatten(0, (num_rows, span)) for value in values))
 
     def _block(
         self, token_N: Tensor, span: int, hidden_ND: Tensor | None, base_NV: Tensor, rest_KNV: list[Tensor]
-    ) -> tuple[Tensor, ...]:
-        def at(x_NV: Tensor) -> Tensor:
-            return x_NV.gather(1, token_N[:, None])[:, 0]
-
+    ) -> _Found:
         # One exponential over the vocabulary serves the normaliser, the means and the evidence of all heads.
         largest_N1 = base_NV.amax(-1, keepdim=True)
         largest_N1 = torch.where(largest_N1 == -torch.inf, 0.0, largest_N1)
-        weight_NV = (base_NV - largest_N1).exp_()
-        base_total_N = weight_NV.sum(-1).log() + largest_N1[:, 0]
-        base_log_prob_N = at(base_NV) - base_total_N
+        stretch = _Stretch(token_N, hidden_ND, base_NV, rest_KNV, (base_NV - largest_N1).exp_())
+        base_total_N = stretch.weight_NV.sum(-1).log() + largest_N1[:, 0]
+        base_log_prob_N = stretch.at(base_NV) - base_total_N
         composed_NV = base_NV
         head_exponent_NK = self.head_exponent_BK.repeat_interleave(span, 0)
         rest_exponent_NK = self.rest_exponent_BK.repeat_interleave(span, 0)
-        heads = self.heads.heads
-        if heads and bool(head_exponent_NK.any()):
+        if self.heads.heads and bool(head_exponent_NK.any()):
             assert self.lm is not None
             assert hidden_ND is not None
             shift_ND = self.heads.shift(hidden_ND.float(), head_exponent_NK)
@@ -176,66 +218,65 @@ class _Blocks:
             composed_NV = composed_NV + scale(log_weight_NV, rest_exponent_NK[:, k : k + 1])
         is_plain = composed_NV is base_NV
         total_N = base_total_N if is_plain else composed_NV.logsumexp(-1)
-        log_prob_N = base_log_prob_N if is_plain else at(composed_NV) - total_N
+        log_prob_N = base_log_prob_N if is_plain else stretch.at(composed_NV) - total_N
         nothing = token_N.new_zeros(len(token_N), 0, dtype=torch.float32)
-        if not (self.contributions or self.ratios):
-            return base_log_prob_N, log_prob_N, nothing, nothing, nothing
-        base_log_prob_NV = log_normalize(base_NV) if rest_KNV else base_NV
-        contribution_NK, normalizer_N = nothing, nothing
+        contribution_NK, normalizer_N, entropy_N, is_top_N = (nothing,) * 4
         if self.contributions:
-            centred_NK, mean_NK = self._centred(token_N, hidden_ND, weight_NV, base_log_prob_NV, rest_KNV)
+            centred_NK, mean_NK = self._centred(stretch)
             exponent_NK = torch.cat([head_exponent_NK, rest_exponent_NK], 1)
             contribution_NK = scale(centred_NK, exponent_NK)[:, self.order_K]
             normalizer_N = total_N - base_total_N - (exponent_NK * mean_NK).sum(-1)
-        ratio_NK = self._ratios(token_N, hidden_ND, weight_NV, base_log_prob_NV, rest_KNV) if self.ratios else nothing
-        return base_log_prob_N, log_prob_N, contribution_NK, normalizer_N, ratio_NK
+        ratio_NK = self._ratios(stretch) if self.ratios else nothing
+        if self.shape:
+            entropy_N, is_top_N = _entropy(composed_NV), _is_top(stretch.at(composed_NV), composed_NV)
+        return _Found(base_log_prob_N, log_prob_N, contribution_NK, normalizer_N, ratio_NK, entropy_N, is_top_N)
 
-    def _centred(
-        self,
-        token_N: Tensor,
-        hidden_ND: Tensor | None,
-        weight_NV: Tensor,
-        base_log_prob_NV: Tensor,
-        rest_KNV: list[Tensor],
-    ) -> tuple[Tensor, Tensor]:
+    def _centred(self, stretch: _Stretch) -> tuple[Tensor, Tensor]:
         """Log w_k(x) - E_p[log w_k] and E_p[log w_k], [N, K], heads first; means are over possible tokens."""
         centred, means = [], []
         if self.heads.heads:
             assert self.lm is not None
-            assert hidden_ND is not None
+            assert stretch.hidden_ND is not None
             table_VD = self.lm.unembedding_VD.float()
-            output_NKD = self.heads.outputs(hidden_ND.float())
-            mean_ND = (weight_NV @ table_VD) / weight_NV.sum(-1, keepdim=True)
+            output_NKD = self.heads.outputs(stretch.hidden_ND.float())
+            mean_ND = (stretch.weight_NV @ table_VD) / stretch.weight_NV.sum(-1, keepdim=True)
             mean_NK = torch.einsum("nd,nkd->nk", mean_ND, output_NKD)
-            value_NK = torch.einsum("nd,nkd->nk", table_VD[token_N], output_NKD)
+            value_NK = torch.einsum("nd,nkd->nk", table_VD[stretch.token_N], output_NKD)
             centred.append(value_NK - mean_NK)
             means.append(mean_NK)
-        for log_weight_NV in rest_KNV:
-            mean_N1 = mean_where_possible(log_weight_NV, base_log_prob_NV)[:, None]
-            centred.append(log_weight_NV.gather(1, token_N[:, None]) - mean_N1)
-            means.append(mean_N1)
+        for log_weight_NV in stretch.rest_KNV:
+            mean_N = mean_where_possible(log_weight_NV, stretch.base_log_prob_NV)
+            centred.append((stretch.at(log_weight_NV) - mean_N)[:, None])
+            means.append(mean_N[:, None])
         if not centred:
-            empty = base_log_prob_NV.new_zeros(len(token_N), 0)
+            empty = stretch.base_NV.new_zeros(len(stretch.token_N), 0)
             return empty, empty
         return torch.cat(centred, 1), torch.cat(means, 1)
 
-    def _ratios(
-        self,
-        token_N: Tensor,
-        hidden_ND: Tensor | None,
-        weight_NV: Tensor,
-        base_log_prob_NV: Tensor,
-        rest_KNV: list[Tensor],
-    ) -> Tensor:
+    def _ratios(self, stretch: _Stretch) -> Tensor:
         """Log w_k(x) - log E_p[w_k], [N, K], in the order of the terms."""
         columns = []
         if self.heads.heads:
-            assert hidden_ND is not None
-            columns.append(self.heads.log_ratio(hidden_ND, token_N, weight_NV))
-        for log_weight_NV in rest_KNV:
-            value_N1 = log_weight_NV.gather(1, token_N[:, None])
-            columns.append(value_N1 - log_mean(log_weight_NV, base_log_prob_NV)[:, None])
-        return torch.cat(columns, 1)[:, self.order_K] if columns else base_log_prob_NV.new_zeros(len(token_N), 0)
+            assert stretch.hidden_ND is not None
+            columns.append(self.heads.log_ratio(stretch.hidden_ND, stretch.token_N, stretch.weight_NV))
+        for log_weight_NV in stretch.rest_KNV:
+            ratio_N = stretch.at(log_weight_NV) - log_mean(log_weight_NV, stretch.base_log_prob_NV)
+            columns.append(ratio_N[:, None])
+        if not columns:
+            return stretch.base_NV.new_zeros(len(stretch.token_N), 0)
+        return torch.cat(columns, 1)[:, self.order_K]
+
+
+def _entropy(log_weight_NV: Tensor) -> Tensor:
+    """Of the normalised weights, [N], in nats; impossible tokens add nothing."""
+    log_prob_NV = log_normalize(log_weight_NV)
+    prob_NV = log_prob_NV.exp()
+    return -torch.where(prob_NV > 0, prob_NV * log_prob_NV, 0.0).sum(-1)
+
+
+def _is_top(log_weight_N: Tensor, log_weight_NV: Tensor) -> Tensor:
+    """Whether these weights are the largest of each row, [N], and possible; 1.0 or 0.0."""
+    return ((log_weight_N >= log_weight_NV.amax(-1)) & (log_weight_N > -torch.inf)).float()
 
 
 def _take(steps: Iterator[Tensor], span: int) -> Tensor:
