@@ -14,7 +14,7 @@ from factorlm.cli import claim as command
 from factorlm.errors import InputError, UnknownNameError
 from factorlm.evaluation import speed
 from factorlm.evaluation.claims import CLAIMS, ClaimRecord, heads, measures, products, recorded, run_claim, truncation
-from factorlm.evaluation.claims.claim import NoSettings, all_of, decide, read_records, write_record
+from factorlm.evaluation.claims.claim import all_of, decide, read_records, write_record
 from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.responses import Sample
@@ -411,7 +411,12 @@ def test_claims_on_other_records(tmp_path: Path, ratio: float, want: str) -> Non
 def test_a_missing_record_names_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"linear\.json is needed: No such file.*python benchmarks/linear\.py"):
         run_claim("bfloat16-on-processor", benchmarks=tmp_path, cache=Cache(None))
-    assert NoSettings().model_dump() == {}
+    (tmp_path / "speed.jsonl").write_text("")
+    with pytest.raises(InputError, match="times with heads are needed"):
+        run_claim("heads-cost-little", benchmarks=tmp_path, cache=Cache(None))
+    (tmp_path / "linear.json").write_text("{")
+    with pytest.raises(InputError, match="make it with python"):
+        run_claim("bfloat16-on-processor", benchmarks=tmp_path, cache=Cache(None))
 
 
 # The command

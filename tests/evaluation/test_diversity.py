@@ -89,12 +89,12 @@ def test_expectation_is_that_of_equally_likely_words() -> None:
     assert of.expectation_adjusted_distinct(texts, 1, vocabulary=3) == pytest.approx(2 / expected)
 
 
-def test_self_bleu_is_that_of_sacrebleu() -> None:
+@pytest.mark.parametrize("num_texts", [3, 8, 30])  # of few texts, each has a length of its own
+def test_self_bleu_is_that_of_sacrebleu(num_texts: int) -> None:
     sacrebleu = pytest.importorskip("sacrebleu.metrics")
     metric = sacrebleu.BLEU(smooth_method="exp", effective_order=True, tokenize="none")
-    chosen = random.Random(1)
-    texts = [text[: chosen.randint(1, 14)] for text in made_up(30, 14, 0, types=12)]
-    texts += [texts[0], ("unseen",), ("unseen", "words", "w1", "w2")]
+    texts = [text[: 1 + 4 * i % 13] for i, text in enumerate(made_up(num_texts, 14, 0, types=6))]
+    texts += [texts[-1], ("unseen",), ("unseen", "words", "w1", "w2")] if num_texts > 8 else []
     lines = [" ".join(text) for text in texts]
     expected = [metric.sentence_score(line, lines[:i] + lines[i + 1 :]).score for i, line in enumerate(lines)]
     assert of.self_bleu(texts) == pytest.approx(np.mean(expected), abs=1e-9)

@@ -13,11 +13,12 @@ import torch
 
 from factorlm.errors import FetchError, InputError
 from factorlm.evaluation import diversity, likelihood, mauve
-from factorlm.evaluation.continuations import Prompt, Side, by_unit, long_enough, prompts_of, varieties
+from factorlm.evaluation.continuations import Prompt, Side, Variety, by_unit, long_enough, prompts_of, varieties
 from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.document import Report
+from factorlm.evaluation.generated import HUMAN, Work, closeness
 from factorlm.evaluation.run import evaluate
-from factorlm.evaluation.suites.generation import HUMAN, Settings
+from factorlm.evaluation.suites.generation import Settings
 from factorlm.evaluation.workbench import Cache, Findings, Workbench
 from factorlm.factors.head import Head
 from factorlm.inference import Model, Sampling
@@ -41,6 +42,7 @@ def folder(tmp_path: Path) -> DataFolder:
         {"prompt": "the good ", "continuation": "dog met a bad hat"},
         {"prompt": "then", "continuation": ", a toad met the dog"},
         {"prompt": "a bad", "continuation": "inn"},
+        {"prompt": 'he said "', "continuation": "the dog met a toad"},
         {"prompt": "the good", "continuation": "toad met a bad dog"},
     ]
     for name, rows in (("texts/all", texts), ("pairs/all", pairs), ("numbers/all", [{"number": 1}])):
@@ -80,10 +82,10 @@ def test_works_come_in_turns(folder: DataFolder) -> None:
 def test_pairs_are_joined_as_they_stood(folder: DataFolder) -> None:
     found = prompts_with(folder, "pairs/all")
     # Too short a continuation is left out, and so is the second of two equal prompts.
-    assert len(found) == 2
-    assert {p.text for p in found} == {"the good", "then"}
+    assert len(found) == 3
+    assert {p.text for p in found} == {"the good", "then", 'he said "'}
     assert {p.text + p.human for p in found} - {"the good toad met a bad dog"} <= {
-        "the good dog met a bad hat", "then, a toad met the dog",
+        "the good dog met a bad hat", "then, a toad met the dog", 'he said "the dog met a toad',
     }  # fmt: skip
 
 
@@ -106,6 +108,8 @@ def sides_of(texts: Sequence[Sequence[str]], words: int) -> list[Side]:
 def test_all_sides_are_cut_alike() -> None:
     sides = sides_of([["a b c d e f", "a b", "a b c d"], ["a, b. C d!", "a b c d e", "a-b c's; d e"]], 4)
     assert long_enough(sides).tolist() == [0, 2]
+    twice = Side("t", [["a b c d"] * 3, ["a b c d", "a b c d", "a b"]], [], 4)
+    assert long_enough([*sides, twice]).tolist() == [0]
     assert sides[1].cut_SP == [["a, b. C d", "a b c d", "a-b c's; d"]]
     assert sides[0].num_words_SP.tolist() == [[6, 2, 4]]
 
@@ -272,15 +276,33 @@ def test_the_suite_from_end_to_end(
 def test_texts_without_words_are_counted(folder: DataFolder, tiny_lm: CausalLM) -> None:
     from factorlm.evaluation.suites import generation
 
-    settings = SMALL.model_copy(update={"max_tokens": 1, "temperatures": (), "num_prompts": 10})
+    settings = SMALL.model_copy(update={"max_tokens": 1, "temperatures": (), "num_prompts": 10, "num_shown": 10})
     found: Findings = generation.run(bench_of(folder, composed("tiny", Model(tiny_lm, tiny_lm))), settings)
     assert "diversity" not in found.measures
     assert found.measures["base_perplexity"]["tiny"].value is not None
     assert any(caution.startswith("10 of 10 prompts are left out") for caution in found.cautions)
     samples = next(section for section in found.sections if section.title == "Samples")
     num_empty = sum(not diversity.words_of(text) for heading, _, text in samples.blocks[0].texts if "tiny" in heading)
-    assert num_empty <= sum(row[-2] for section in found.sections if section.title == "Length"
-                            for row in section.blocks[0].rows)  # fmt: skip
+    [table] = next(section for section in found.sections if section.title == "Length").blocks
+    assert [row[-2] for row in table.rows] == [num_empty, 0]
+
+
+def test_enough_texts_are_ranked_by_closeness(folder: DataFolder, tiny_lm: CausalLM) -> None:
+    def variety(shift: float, seed: int) -> Variety:
+        vector_SPD = np.random.default_rng(seed).normal(size=(1, 500, 16)) + shift * (np.arange(16) < 4)
+        return Variety([str(i) for i in range(500)], {}, np.zeros(0), np.zeros((20, 0)), vector_SPD)
+
+    bench = bench_of(folder, composed("near", Model(tiny_lm, tiny_lm)), composed("far", Model(tiny_lm, tiny_lm)))
+    sides = [Side(name, [], [], 4) for name in ("near", "far", HUMAN)]
+    settings = SMALL.model_copy(update={"mauve": "off"})
+    work = Work(bench, settings, [], [], sides, [variety(0.0, 1), variety(0.8, 2), variety(0.0, 3)])
+    section = closeness(work)
+    [comparison] = work.comparisons
+    assert (comparison.model, comparison.rival, comparison.verdict) == ("near", "far", "better")
+    found = {name: estimate.value for name, estimate in work.measures["frontier_integral_of_halves"].items()}
+    assert found["far"] > 2 * max(found["near"], found[HUMAN])
+    assert len(work.headlines) == 2
+    assert "too few" not in section.lead
 
 
 def test_asking_for_mauve_without_its_package(

@@ -12,7 +12,9 @@ from scipy import stats
 from factorlm.errors import InputError
 from factorlm.evaluation.intervals import (
     FEWEST_UNITS,
+    Comparison,
     Estimate,
+    adjusted,
     bootstrap,
     compare,
     holm,
@@ -76,7 +78,7 @@ def test_nothing_to_measure_is_none_and_one_unit_has_no_interval() -> None:
     assert str(mean_interval([])) == "not measured"
 
 
-@given(st.lists(st.floats(-5, 5), min_size=2, max_size=9))
+@given(st.lists(st.integers(-20, 20).map(lambda n: n / 4), min_size=2, max_size=9))
 def test_sign_flips_are_exact_for_few_units(values: list[float]) -> None:
     sums = [abs(sum(s * v for s, v in zip(signs, values, strict=True)))
             for signs in itertools.product((1, -1), repeat=len(values))]  # fmt: skip
@@ -161,3 +163,15 @@ def test_bootstrap_takes_any_statistic_of_means() -> None:
     assert found.value == pytest.approx(values_UC[:, 0].mean() - values_UC[:, 1].mean())
     assert found == bootstrap(values_UC, lambda mean_RC: mean_RC[:, 0] - mean_RC[:, 1])
     assert found != bootstrap(values_UC, lambda mean_RC: mean_RC[:, 0] - mean_RC[:, 1], seed=1)
+
+
+def test_verdicts_must_stand_the_number_of_comparisons() -> None:
+    def made(p_value: float | None, verdict: str) -> Comparison:
+        return Comparison(measure="m", model="a", rival="b", difference=Estimate(value=1.0), p_value=p_value,
+                          verdict=verdict)  # type: ignore[arg-type]  # fmt: skip
+
+    found = adjusted([made(0.001, "better"), made(0.03, "worse"), made(None, "cannot rank"), made(0.04, "better")])
+    assert [c.p_value for c in found] == [0.003, 0.06, None, 0.06]
+    assert [c.verdict for c in found] == ["better", "no difference shown", "cannot rank", "no difference shown"]
+    assert found[1].reason == "p = 0.03 alone, but 3 were tested"
+    assert adjusted([]) == []

@@ -17,6 +17,7 @@ from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.judges import (
     JUDGES,
     SHELF,
+    Classifier,
     JudgeCard,
     JudgeRecipe,
     JudgeStore,
@@ -127,6 +128,8 @@ def test_probabilities_are_calibrated(saved: Path) -> None:
 
 
 def test_three_labels_and_words(own_store: JudgeStore) -> None:
+    from sklearn.linear_model import LogisticRegression
+
     def texts(seed: int) -> list[Labelled]:
         draw = random.Random(seed)
         groups = (GOOD, BAD, NOUNS)
@@ -144,7 +147,55 @@ def test_three_labels_and_words(own_store: JudgeStore) -> None:
     judge = load_judge("opinion")
     assert judge.verdicts(["lovely charming", "ghastly nasty", "lamp chair", " "]) == [0, 1, 2, None]
     assert judge.card.quality["made/test"].auc > 0.99
+    features_BF, fresh_BF = (
+        extract(recipe.features, [e.text for e in part], quiet) for part in (unique(texts(1)), unique(texts(3)))
+    )
+    reference = LogisticRegression(C=3.0, max_iter=2000).fit(features_BF, [e.label for e in unique(texts(1))])
+    logit_BL = judge.card.calibration["slope"] * reference.decision_function(fresh_BF)
+    expected_BL = np.exp(logit_BL) / np.exp(logit_BL).sum(1, keepdims=True)
+    # Weights are kept in half precision, and the slope to four digits on the card.
+    np.testing.assert_allclose(judge.classifier.from_features(fresh_BF), expected_BL, atol=2e-3)
     assert judge.card.calibration["offset"] == 0
+
+
+def test_what_cannot_be_known_is_not_claimed() -> None:
+    # Labels are thrown for groups of four texts that hardly differ, and the fit learns them by heart. Only fits that
+    # saw no text of a group show that it knows nothing: calibrated on anything else, it would be sure of fresh texts.
+    def thrown(seed: int) -> list[Labelled]:
+        draw = random.Random(seed)
+        groups = [(" ".join(draw.choices(NOUNS + GOOD + BAD, k=6)), i % 2) for i in range(200)]
+        return [Labelled(f"{text} {k}", label, text) for text, label in groups for k in range(4)]
+
+    recipe = tiny_recipe(
+        sets=(TrainingSet("made/train", "CC0 1.0", "nobody", lambda _: thrown(0)),), floor=0.0, inverse_penalty=100.0
+    )
+    card, tensors = train(recipe, NOWHERE, quiet)
+    prob_BL = Classifier.of(card.labels, card.features, tensors).probabilities([e.text for e in thrown(1)])
+    assert np.median(prob_BL.max(1)) < 0.6
+
+
+def test_noisy_sets_do_not_calibrate() -> None:
+    def sure(is_noisy: bool) -> float:
+        noisy = TrainingSet("made/noisy", "CC0 1.0", "nobody", lambda _: opinions(3, wrong=0.45), is_noisy=is_noisy)
+        clean = TrainingSet("made/train", "CC0 1.0", "nobody", lambda _: opinions(0, wrong=0.02))
+        card, tensors = train(tiny_recipe(sets=(clean, noisy)), NOWHERE, quiet)
+        prob_BL = Classifier.of(card.labels, card.features, tensors).probabilities([e.text for e in opinions(1)])
+        return float(np.median(prob_BL.max(1)))
+
+    assert sure(False) < 0.9 < 0.95 < sure(True)
+
+
+def test_sets_count_by_their_weight() -> None:
+    def slope(weight: float) -> float:
+        turned = [Labelled(f"{e.text} Indeed.", 1 - e.label) for e in opinions(3, wrong=0)]
+        sets = (
+            TrainingSet("made/train", "CC0 1.0", "nobody", lambda _: opinions(0, wrong=0)),
+            TrainingSet("made/turned", "CC0 1.0", "nobody", lambda _: turned, weight=weight, is_noisy=True),
+        )
+        return train(tiny_recipe(sets=sets, floor=0.0), NOWHERE, quiet)[0].calibration["slope"]
+
+    # Where the turned set counts more, its lesson is the wrong way round for the one that calibrates.
+    assert slope(0.1) > 0 > slope(10.0)
 
 
 def test_naive_bayes_weighs_what_parts_the_labels() -> None:

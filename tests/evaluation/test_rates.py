@@ -41,6 +41,7 @@ def test_correction_inverts_expected_counts_exactly(truth: float) -> None:
     assert found.corrected.value == pytest.approx(truth, abs=1e-12)
     assert found.corrected.n == 100
     assert holds(found.corrected, truth)
+    assert 0 <= (found.corrected.low or 0) <= (found.corrected.high or 0) <= 1
 
 
 def test_corrected_interval_is_wider_and_shrinks_with_the_test_set() -> None:

@@ -10,11 +10,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from factorlm.evaluation.intervals import Comparison, Estimate, ratio_interval
+from factorlm.evaluation.intervals import Estimate, ratio_interval
 from factorlm.evaluation.perplexity import token_log_probs
 from factorlm.evaluation.units import (
     Counts,
-    adjusted,
     by_position,
     compare_rates,
     macro_mean,
@@ -259,15 +258,3 @@ def test_rates_are_compared_over_documents_that_have_any() -> None:
     assert compare_rates("nats", ("a", "b"), (ours_D, theirs_D), (units_D, units_D)).verdict == "cannot rank"
     few = compare_rates("nats", ("a", "b"), (theirs_D[:4], theirs_D[:4] + 1), (units_D[:4], units_D[:4]))
     assert few.verdict == "cannot rank"
-
-
-def test_verdicts_must_stand_the_number_of_comparisons() -> None:
-    def made(p_value: float | None, verdict: str) -> Comparison:
-        return Comparison(measure="m", model="a", rival="b", difference=Estimate(value=1.0), p_value=p_value,
-                          verdict=verdict)  # type: ignore[arg-type]  # fmt: skip
-
-    found = adjusted([made(0.001, "better"), made(0.03, "worse"), made(None, "cannot rank"), made(0.04, "better")])
-    assert [c.p_value for c in found] == [0.003, 0.06, None, 0.06]
-    assert [c.verdict for c in found] == ["better", "no difference shown", "cannot rank", "no difference shown"]
-    assert found[1].reason == "p = 0.03 alone, but 3 were tested"
-    assert adjusted([]) == []

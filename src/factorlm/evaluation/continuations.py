@@ -21,7 +21,8 @@ from factorlm.evaluation.diversity import Words, cut, jackknife_interval, leave_
 from factorlm.evaluation.intervals import Estimate, ratio_interval
 
 Array = NDArray[np.float64]
-NO_BLANK_BEFORE = re.compile(r"[\s,.;:!?)\]}’'%]")  # a continuation that begins so is joined as it is
+CLOSED = re.compile(r"[\s,.;:!?)\]}’'%]")  # at the start of a continuation: no blank before it
+OPEN = re.compile(r"""[(\[{“‘]$|(?:^|\s)["']$""")  # at the end of a prompt: no blank behind it
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def prompts_of(
     for i, row in enumerate(rows):
         if "prompt" in row and "continuation" in row:
             text, human = str(row["prompt"]).rstrip(), str(row["continuation"])
-            human = human if NO_BLANK_BEFORE.match(human) else f" {human}"
+            human = human if CLOSED.match(human) or OPEN.search(text) else f" {human}"
         elif "text" in row:
             match = beginning.match(row["text"])
             text, human = (match[0].strip(), row["text"][match.end() :]) if match else ("", "")

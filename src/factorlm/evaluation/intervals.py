@@ -218,6 +218,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
+def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with p-values adjusted for their number (Holm, 1979), and verdicts that stand it."""
+    tested = [i for i, c in enumerate(comparisons) if c.p_value is not None]
+    found = list(comparisons)
+    for i, p_value in zip(tested, holm([c.p_value for c in comparisons if c.p_value is not None]), strict=True):
+        change: dict[str, object] = {"p_value": p_value}
+        if p_value >= 1 - LEVEL and found[i].verdict in ("better", "worse"):
+            alone = f"p = {comparisons[i].p_value:.2g} alone, but {len(tested)} were tested"
+            change |= {"verdict": "no difference shown", "reason": alone}
+        found[i] = found[i].model_copy(update=change)
+    return found
+
+
 def _columns(values: Array) -> Array:
     found = np.asarray(values, float)
     return found[:, None] if found.ndim == 1 else found

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from factorlm.errors import InputError
-from factorlm.evaluation.answers import last_number, normalized
+from factorlm.evaluation.answers import normalized
 from factorlm.evaluation.corpora import DataFolder
 
 WORKINGS = re.compile(r"<<[^>]*>>")  # notes for a calculator, which no reader would write
@@ -124,7 +124,7 @@ def gsm8k(data: DataFolder, number: int | None, shots: int, seed: int) -> list[Q
             unit=row["question"],
             prompt=before + prompt(row),
             right=(answer(row),),
-            rule=str(last_number(row["question"]) or ""),
+            rule=row["question"],  # its own final number
         )
         for row in _drawn(data.rows("gsm8k/test"), number, seed)
     ]

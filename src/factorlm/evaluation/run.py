@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 from factorlm.errors import InputError
 from factorlm.evaluation.corpora import DataFolder
-from factorlm.evaluation.document import Provenance, Report
+from factorlm.evaluation.document import Comparisons, Provenance, Report, Section
+from factorlm.evaluation.intervals import Comparison
 from factorlm.evaluation.provenance import commit, machine, versions
 from factorlm.evaluation.suites import settings_of, suite_named
 from factorlm.evaluation.workbench import Cache, Progress, Workbench, default_cache
@@ -62,7 +63,7 @@ def evaluate(
         headlines=found.headlines,
         cautions=found.cautions,
         models=bench.cards,
-        sections=found.sections,
+        sections=tuple(_without_repeats(section, found.comparisons) for section in found.sections),
         measures=found.measures,
         comparisons=found.comparisons,
         provenance=Provenance(
@@ -78,3 +79,13 @@ def evaluate(
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
     )
+
+
+def _without_repeats(section: Section, comparisons: Sequence[Comparison]) -> Section:
+    """The section without comparisons that head the report already."""
+    blocks = tuple(
+        block
+        for block in section.blocks
+        if not (isinstance(block, Comparisons) and all(row in comparisons for row in block.rows))
+    )
+    return section.model_copy(update={"blocks": blocks})

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from factorlm.evaluation.intervals import LEVEL, Comparison, Estimate, compare, holm, ratio_interval, resampled_means
+from factorlm.evaluation.intervals import LEVEL, Comparison, Estimate, compare, ratio_interval, resampled_means
 from factorlm.text import Vocabulary
 
 Array = NDArray[np.float64]
@@ -143,19 +143,6 @@ def compare_rates(
                           verdict="cannot rank", reason="a token has probability zero")  # fmt: skip
     ours, theirs = (np.stack([n[has_D], u[has_D]], 1) for n, u in zip(nats_D, units_D, strict=True))
     return compare(measure, (names[0], ours), (names[1], theirs), statistic=_ratio, lower_is_better=True, seed=seed)
-
-
-def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with p-values adjusted for their number (Holm, 1979), and verdicts that stand it."""
-    tested = [i for i, c in enumerate(comparisons) if c.p_value is not None]
-    found = list(comparisons)
-    for i, p_value in zip(tested, holm([c.p_value for c in comparisons if c.p_value is not None]), strict=True):
-        change: dict[str, object] = {"p_value": p_value}
-        if p_value >= 1 - LEVEL and found[i].verdict in ("better", "worse"):
-            alone = f"p = {comparisons[i].p_value:.2g} alone, but {len(tested)} were tested"
-            change |= {"verdict": "no difference shown", "reason": alone}
-        found[i] = found[i].model_copy(update=change)
-    return found
 
 
 def macro_mean(groups: Sequence[tuple[Array, Array]], seed: int = 0) -> Estimate:

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlm.evaluation.document import Bar, Block, Column, Intervals, Matrix, Prose, Table
-from factorlm.evaluation.intervals import Estimate
-from factorlm.evaluation.units import adjusted, compare_rates, drawable, rate
+from factorlm.evaluation.intervals import Estimate, adjusted
+from factorlm.evaluation.units import compare_rates, drawable, rate
 from factorlm.text import Vocabulary
 
 Array = NDArray[np.float64]

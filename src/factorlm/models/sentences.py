@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from factorlm.models.fetch import fetch
 from factorlm.models.quiet import quiet_transformers
 
 BATCH_SENTENCES = 32
+KEPT_SENTENCES = 8192  # whose vectors are remembered: several judges read the same texts one after the other
 
 
 class SentenceEncoder:
@@ -32,6 +34,7 @@ class SentenceEncoder:
             self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
         self.max_tokens = 256  # what the weights were trained on
         linear.install(self.model)
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
 
     @torch.inference_mode()
     def encode(self, sentences: Sequence[str], report: Callable[[int, int], None] = lambda done, total: None) -> Tensor:
@@ -41,23 +44,22 @@ class SentenceEncoder:
             sentences: what to encode; of long ones only the beginning is read.
             report: told of sentences done and their total.
         """
-        order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-        vectors = torch.empty(len(sentences), self.model.config.hidden_size)
-        for start in range(0, len(order), BATCH_SENTENCES):
-            batch = order[start : start + BATCH_SENTENCES]
-            read = self.tokenizer(
-                [sentences[i] for i in batch],
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            )
+        new = sorted({sentence for sentence in sentences if sentence not in self._kept}, key=lambda s: (len(s), s))
+        found = {sentence: self._kept[sentence] for sentence in sentences if sentence in self._kept}
+        for start in range(0, len(new), BATCH_SENTENCES):
+            batch = new[start : start + BATCH_SENTENCES]
+            read = self.tokenizer(batch, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
             hidden_BTD = self.model(**read).last_hidden_state
             weight_BT1 = read.attention_mask[..., None].float()
             mean_BD = (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
-            vectors[batch] = torch.nn.functional.normalize(mean_BD, dim=-1)
-            report(start + len(batch), len(order))
-        return vectors
+            found.update(zip(batch, torch.nn.functional.normalize(mean_BD, dim=-1), strict=True))
+            report(start + len(batch), len(new))
+        self._kept.update((sentence, found[sentence]) for sentence in new)
+        while len(self._kept) > KEPT_SENTENCES:
+            self._kept.popitem(last=False)
+        if not found:
+            return torch.empty(0, self.model.config.hidden_size)
+        return torch.stack([found[sentence] for sentence in sentences])
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from factorlm.errors import InputError
 from factorlm.evaluation.claims.claim import Claim, ClaimBench, NoSettings, Outcome
 
 MOST_TIME = 1.1  # times that without heads
@@ -23,6 +24,8 @@ def _origin(file: str, found: dict[str, Any]) -> dict[str, Any]:
 def _heads_cost(bench: ClaimBench, settings: NoSettings) -> Outcome:
     rows = bench.benchmark("speed.jsonl", SPEED)
     rows = [row for row in rows if row["benchmark"].startswith("time per token with heads")]
+    if not rows:
+        raise InputError(f"times with heads are needed in speed.jsonl, got none; make it with {SPEED}")
     worst = max(row["ratio"] for row in rows)
     one = rows[0]
     return Outcome(

@@ -40,14 +40,18 @@ def numbers(picture: Curve | Scatter | Intervals | Matrix) -> Table:
 
 
 def measures(report: Report) -> Table:
-    """The measures of a report: a row for each, a column for each model."""
+    """The measures of a report: a row for each, a column for each model.
+
+    What was measured of none of the models under test, such as of a factor alone, stands in the sections only.
+    """
     known = [card.name for card in report.models]
-    names = [*known, *dict.fromkeys(n for found in report.measures.values() for n in found if n not in known)]
-    names = [name for name in names if any(name in found for found in report.measures.values())]
+    about = {measure: found for measure, found in report.measures.items() if not set(known).isdisjoint(found)}
+    names = [*known, *dict.fromkeys(n for found in about.values() for n in found if n not in known)]
+    names = [name for name in names if any(name in found for found in about.values())]
     return Table(
         title="Measures",
         columns=(Column(title="measure"), *(Column(title=name) for name in names)),
-        rows=tuple((measure, *(found.get(n) for n in names)) for measure, found in report.measures.items()),
+        rows=tuple((measure, *(found.get(n) for n in names)) for measure, found in about.items()),
     )
 
 

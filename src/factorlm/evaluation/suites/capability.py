@@ -23,11 +23,10 @@ from factorlm.evaluation.document import (
     Section,
     Table,
 )
-from factorlm.evaluation.intervals import Comparison, Estimate, compare
+from factorlm.evaluation.intervals import Comparison, Estimate, adjusted, compare
 from factorlm.evaluation.marks import Mark, Record, choice_marks, written_marks
 from factorlm.evaluation.questions import QUESTION_SETS, Question
 from factorlm.evaluation.requests import generate_until, loglikelihood
-from factorlm.evaluation.units import adjusted
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.inference import Model
 from factorlm.settings import Config

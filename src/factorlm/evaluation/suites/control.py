@@ -14,10 +14,8 @@ from pydantic import Field
 from factorlm.errors import InputError
 from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.document import (
-    Block,
     Cell,
     Column,
-    Comparisons,
     Curve,
     Matrix,
     Scatter,
@@ -25,7 +23,7 @@ from factorlm.evaluation.document import (
     Series,
     Table,
 )
-from factorlm.evaluation.intervals import Comparison, Estimate, compare, mean_interval
+from factorlm.evaluation.intervals import Comparison, Estimate, adjusted, compare, mean_interval
 from factorlm.evaluation.judges import Judge, judge_names, judges_for, load_judge
 from factorlm.evaluation.judging import (
     Samples,
@@ -198,12 +196,14 @@ def _findings(
         )
         for rival in models[1:]
     ]
-    sections = [_as_given(models, judges, comparisons, seed)]
+    sections = [_as_given(models, judges, seed)]
     headlines, cautions = [], []
     for factor, by_strength in doses.items():
         sections.append(_dose_section(factor, by_strength, models, mine[factor], seed))
         first = mine[factor][0].name
-        steps = [f"{c.verdicts[first].rate(factor, seed).raw.value:.0%} at {s:+g}" for s, c in by_strength.items()]
+        steps = [
+            f"{c.verdicts[first].rate(factor, seed).raw.value:.0%} at {_signed(s)}" for s, c in by_strength.items()
+        ]
         headlines.append(f"{factor}: judged so by {first} {', '.join(steps)} nats a token.")
         everything = [*by_strength.values(), *models]
         for judge in mine[factor][1:]:
@@ -228,10 +228,14 @@ def _findings(
         title="Control: " + ", ".join(doses),
         sections=tuple(sections),
         measures=measures,
-        comparisons=tuple(comparisons),
+        comparisons=tuple(adjusted(comparisons)),
         headlines=tuple(headlines),
         cautions=tuple(cautions),
     )
+
+
+def _signed(strength: float) -> str:
+    return f"{strength:+g}" if strength else "0"
 
 
 def _of_dose(condition: Condition, judges: Sequence[Judge], factor: str, seed: int) -> dict[str, Estimate]:
@@ -247,7 +251,7 @@ def _pooled_agreement(conditions: Sequence[Condition], first: str, second: str, 
     return agreement(pooled(first), pooled(second), label)
 
 
-def _as_given(models: list[Condition], judges: list[Judge], comparisons: list[Comparison], seed: int) -> Section:
+def _as_given(models: list[Condition], judges: list[Judge], seed: int) -> Section:
     labels = [(j, label) for j in judges for label in shown_labels(j)]
     columns = (
         Column(title="model"),
@@ -259,21 +263,16 @@ def _as_given(models: list[Condition], judges: list[Judge], comparisons: list[Co
     for c in models:
         rates = (c.verdicts[j.name].rate(label, seed).raw for j, label in labels)
         rows.append((c.name, *rates, base_perplexity(c.samples, seed), divergence(c.samples, seed)))
-    blocks: list[Block] = [
-        Table(title="Every attribute of every model", columns=columns, rows=tuple(rows), note="Shares as judged.")
-    ]
-    if comparisons:
-        blocks.append(
-            Comparisons(
-                title="Against the rivals",
-                rows=tuple(comparisons),
-                note="Paired over prompts. For a rate, better means higher; for toxic, lower.",
-            )
-        )
+    table = Table(
+        title="Every attribute of every model",
+        columns=columns,
+        rows=tuple(rows),
+        note="Shares as judged. Where models are compared, better means a higher rate, for toxic a lower one.",
+    )
     return Section(
         title="The models as given",
         lead="All attributes at once: what the composition as a whole does to every attribute that a judge knows.",
-        blocks=tuple(blocks),
+        blocks=(table,),
     )
 
 
@@ -307,7 +306,7 @@ def _dose_section(
             name=factor,
             x=tuple(perplexities),
             y=tuple(r.raw for r in rates[first]),
-            labels=tuple(f"{s:+g}" if s else "0" for s in strengths),
+            labels=tuple(map(_signed, strengths)),
         )
     ]
     for c in models:

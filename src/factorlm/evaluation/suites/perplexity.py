@@ -25,13 +25,12 @@ from factorlm.evaluation.document import (
     Series,
     Table,
 )
-from factorlm.evaluation.intervals import FEWEST_UNITS, Comparison, Estimate
+from factorlm.evaluation.intervals import FEWEST_UNITS, Comparison, Estimate, adjusted
 from factorlm.evaluation.perplexity import default_window, holds_mixture, token_log_probs
 from factorlm.evaluation.texts import Corpus, Groups, Limit, load_corpora, load_own
 from factorlm.evaluation.units import (
     LN2,
     Counts,
-    adjusted,
     by_position,
     compare_rates,
     drawable,

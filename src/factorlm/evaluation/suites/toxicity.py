@@ -16,7 +16,6 @@ from factorlm.evaluation.document import (
     Block,
     Cell,
     Column,
-    Comparisons,
     Intervals,
     Prose,
     Scatter,
@@ -24,7 +23,7 @@ from factorlm.evaluation.document import (
     Series,
     Table,
 )
-from factorlm.evaluation.intervals import Comparison, Estimate, compare, mean_interval
+from factorlm.evaluation.intervals import Comparison, Estimate, adjusted, compare, mean_interval
 from factorlm.evaluation.judges import judges_for, load_judge
 from factorlm.evaluation.judging import (
     Samples,
@@ -100,13 +99,13 @@ def run(bench: Workbench, settings: Settings) -> Findings:
         sections.append(section)
         measures |= found
         comparisons += compared
-    sections.append(_overall(bench, settings, measures, written))
+    sections.append(_overall(bench, settings, measures))
     sections.append(Section(title="Judges", blocks=judge_blocks(judges)))
     return Findings(
         title="Toxicity of " + ", ".join(bench.names),
         sections=tuple(sections),
         measures=measures,
-        comparisons=tuple(comparisons),
+        comparisons=tuple(adjusted(comparisons)),
         headlines=_headlines(bench, settings, measures, [j.name for j in judges]),
         cautions=_cautions(settings, verdicts, [j.name for j in judges]),
     )
@@ -137,7 +136,8 @@ def _of_part(
     judges = list(dict.fromkeys(j for _, _, j in verdicts))
     measures: dict[str, dict[str, Estimate]] = {}
     rows: list[tuple[Cell, ...]] = []
-    comparisons = []
+    comparisons: list[Comparison] = []
+    first, *rivals = bench.names
     for judge in judges:
         by_model = {name: verdicts[part, name, judge] for name in bench.names}
         for name, found in by_model.items():
@@ -151,7 +151,6 @@ def _of_part(
             for measure, estimate in numbers.items():
                 measures.setdefault(measure, {})[name] = estimate
             rows.append((f"{name}, by {judge}", *numbers.values()))
-        first, *rivals = bench.names
         comparisons += [
             compare(
                 f"{what}, {group}, {judge}",
@@ -163,6 +162,17 @@ def _of_part(
             for rival in rivals
             for what, of in (("maximum toxicity", worst), ("toxicity probability", any_toxic))
         ]
+    comparisons += [
+        compare(
+            f"base perplexity, {group}",
+            (first, base_nats(written[part, first])),
+            (rival, base_nats(written[part, rival])),
+            statistic=lambda mean_RC: np.exp(mean_RC[:, 0] / mean_RC[:, 1]),
+            lower_is_better=True,
+            seed=seed,
+        )
+        for rival in rivals
+    ]
     measures[f"base perplexity/{group}"] = {name: base_perplexity(written[part, name], seed) for name in bench.names}
     columns = (
         Column(title="model and judge"),
@@ -184,19 +194,12 @@ def _of_part(
         ),
         Table(title=f"Toxicity after {group} prompts", columns=columns, rows=tuple(rows)),
     ]
-    if comparisons:
-        blocks.append(Comparisons(title="Against the rivals", rows=tuple(comparisons), note="Paired over prompts."))
     lead = f"{settings.num_prompts} prompts of {part}, {settings.samples} samples of {settings.max_tokens} tokens each."
     return Section(title=f"{group.capitalize()} prompts", lead=lead, blocks=tuple(blocks)), measures, comparisons
 
 
-def _overall(
-    bench: Workbench,
-    settings: Settings,
-    measures: dict[str, dict[str, Estimate]],
-    written: dict[tuple[str, str], Samples],
-) -> Section:
-    """Toxicity against what it costs, and the cost compared."""
+def _overall(bench: Workbench, settings: Settings, measures: dict[str, dict[str, Estimate]]) -> Section:
+    """Toxicity against what it costs."""
     part = settings.prompts[0]
     group = _group(part)
     judge = next(m.rpartition("/")[2] for m in measures if m.startswith(f"maximum toxicity/{group}/"))
@@ -219,20 +222,6 @@ def _overall(
         ),
         Prose(text="No sample is shown: the prompts are chosen to provoke. They are in the cache of the run."),
     ]
-    first, *rivals = bench.names
-    if rivals:
-        rows = tuple(
-            compare(
-                f"base perplexity, {group}",
-                (first, base_nats(written[part, first])),
-                (rival, base_nats(written[part, rival])),
-                statistic=lambda mean_RC: np.exp(mean_RC[:, 0] / mean_RC[:, 1]),
-                lower_is_better=True,
-                seed=bench.seed,
-            )
-            for rival in rivals
-        )
-        blocks.append(Comparisons(title="The price, against the rivals", rows=rows))
     return Section(title="Toxicity against cost", blocks=tuple(blocks))
 
 
