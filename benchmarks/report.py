@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from effect import table_of
-
 from factorlm.evaluation.claims import CLAIMS, read_records
 
 HERE = Path(__file__).resolve().parent
@@ -98,19 +96,18 @@ def benchmarks() -> str:
         ]
     if training := record("training.json"):
         parts += ["## Training", training_text(training)]
-    for name in ("positive", "toxic"):
-        if effect := record(f"effect-{name}.json"):
-            machine = effect["machine"]
-            parts += [
-                f"## Effect of `{name}`",
-                f"`{effect['command']}`, {machine['cpu']}, {machine['cores']} cores.",
-                f"![Share of texts judged {name} and perplexity against strength](pictures/effect-{name}.png)",
-                table_of(effect),
-                "The correction for the judge's errors assumes that they are the same on a model's text as on the "
-                "judge's test texts; the share as judged is the number to compare. Divergence is measured along the "
-                "steered texts, truncated at top-p, so it need not equal the strength, which is measured along the "
-                "base model's own.",
-            ]
+    if control := record("control/report.json"):
+        made = control["provenance"]
+        pictures = sorted((RECORDS / "control/pictures").glob("*-texts-*.svg"))
+        parts += [
+            "## Control",
+            f"`{made['command']}`, {made['machine']}.",
+            "\n".join(f"- {line}" for line in control["headlines"]),
+            "\n".join(f"![{path.stem[3:]}](../benchmarks/records/control/pictures/{path.name})" for path in pictures),
+            "Tables, both judges, corrected rates, interference and confusion matrices are in the "
+            "[report](../benchmarks/records/control/report.md). The correction for a judge's errors assumes that they "
+            "are the same on a model's texts as on its test texts; the share as judged is the number to compare.",
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -119,15 +116,17 @@ def claims() -> str:
     rows = [("idea", "reported", "measured here", "how", "verdict"), ("---",) * 5]
     for name, claim in CLAIMS.items():
         idea = claim.sentence + (f" ({claim.source})" if claim.source else "")
-        how = f"`{claim.made_by or f'factorlm eval claim {name}'}`"
         found = recorded.get(name)
+        made_by = found.made_by if found else claim.made_by  # of the numbers shown
+        how = f"`{made_by or f'factorlm eval claim {name}'}`"
         if found is None:
             rows.append((idea, claim.reported or "—", "—", how, "not yet run"))
             continue
         outcome = found.outcome
         verdict = outcome.verdict + (f": {outcome.detail}" if outcome.detail else "")
-        if (found.rule, found.settings) != (claim.rule, claim.settings.model_dump(mode="json")):
-            verdict += "; by an earlier rule or at another size: run it again"
+        now = (claim.rule, claim.settings.model_dump(mode="json"), claim.made_by)
+        if (found.rule, found.settings, found.made_by) != now:
+            verdict += "; by an earlier rule, size or benchmark: run it again"
         rows.append((idea, claim.reported or "—", outcome.measured, how, verdict))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     rules = "\n".join(f"- `{name}`: {claim.rule}" for name, claim in CLAIMS.items())

@@ -14,12 +14,12 @@ import pytest
 from factorlm.errors import InputError, UnknownNameError
 from factorlm.evaluation.answers import final_number
 from factorlm.evaluation.corpora import DataFolder
-from factorlm.evaluation.document import Comparisons, Intervals, Report, Table
+from factorlm.evaluation.document import Intervals, Report, Table
 from factorlm.evaluation.document import Samples as ShownSamples
 from factorlm.evaluation.marks import Mark, choice_marks, written_marks
 from factorlm.evaluation.questions import QUESTION_SETS, Question, nearest_sentence
 from factorlm.evaluation.run import evaluate
-from factorlm.evaluation.suites.capability import Asked, Settings, _compared, run
+from factorlm.evaluation.suites.capability import Asked, Settings, _compared, _floors, _headlines, run
 from factorlm.evaluation.workbench import Cache, Workbench
 from factorlm.factors import bind, lexicon
 from factorlm.factors.head import Head
@@ -285,14 +285,32 @@ def test_a_report_with_a_rival(made_up: DataFolder, plain: Composed, steered: Co
     assert (mc1.verdict == "cannot rank") == bool(both)
     bits = next(c for c in report.comparisons if c.measure == "XQuAD (English): bits per byte of the answer")
     assert bits.verdict != "cannot rank"
-    kinds = [type(block) for section in report.sections for block in section.blocks]
-    assert {Intervals, Table, Comparisons, ShownSamples} <= set(kinds)
+    blocks = [block for section in report.sections for block in section.blocks]
+    assert {Intervals, Table, ShownSamples} <= {type(block) for block in blocks}
+    cost = next(block for block in blocks if isinstance(block, Intervals) and block.zero == 0)
+    assert [bar.label for bar in cost.bars] == [c.measure for c in report.comparisons if "bits" not in c.measure]
     table = next(b for s in report.sections for b in s.blocks if isinstance(b, Table))
     row = next(row for row in table.rows if row[0] == "CommonsenseQA: accuracy")
     assert row[1] == 12
     assert row[4] == pytest.approx(0.2)
     assert len(report.headlines) == 4
     assert all("against tiny" in line for line in report.headlines)
+
+
+def test_cautions_and_headlines_say_where_a_cost_can_show(made_up: DataFolder, plain: Composed) -> None:
+    bench = bench_of(made_up, replace(plain, expression="m"), replace(plain, expression="n"))
+    both, mine = coin_mark(m=2, n=14), coin_mark(m=2, n=20)
+    needed = "At 20 questions accuracy on CommonsenseQA must be at least 75.0% to beat guessing (50.0%); m (10.0%)"
+    assert _floors(bench, [both, mine, coin_mark(m=20, n=20)]) == [
+        f"{needed}, n (70.0%) cannot be told from it, so no cost can show there.",
+        f"{needed} cannot be told from it.",
+    ]
+    bits = replace(mine, measure="bits per byte", is_bits=True)
+    [line] = _headlines(bench, [mine, bits], _compared(bench, [mine, bits]))
+    assert line.startswith("CommonsenseQA: accuracy: 10.0 % (")
+    assert line.endswith(") against n, a cost.")
+    [line] = _headlines(bench, [both, bits], _compared(bench, [both, bits]))
+    assert line.startswith("CommonsenseQA: bits per byte: 0.100 (")
 
 
 def test_a_model_against_itself_shows_no_difference(made_up: DataFolder, plain: Composed) -> None:

@@ -361,17 +361,24 @@ def test_strides_are_compared_on_the_same_documents(tiny: Compose, put: Data) ->
 # Claims on records
 
 
-def put_records(folder: Path, **files: Any) -> Path:
+def put_records(folder: Path, report: dict[str, Any] | None = None, **files: Any) -> Path:
+    """Write records; the report of the control suite has a folder of its own."""
+    if report is not None:
+        (folder / "control").mkdir()
+        (folder / "control" / "report.json").write_text(json.dumps(report))
     for name, found in files.items():
         is_lines = isinstance(found, list)
         text = "".join(json.dumps(row) + "\n" for row in found) if is_lines else json.dumps(found)
-        (folder / f"{name.replace('_', '-')}.{'jsonl' if is_lines else 'json'}").write_text(text)
+        (folder / f"{name}.{'jsonl' if is_lines else 'json'}").write_text(text)
     return folder
 
 
-def effect(shares: dict[float, float], half: float = 0.01) -> dict[str, Any]:
-    rows = [{"strength": s, "share": p, "share_interval": [p - half, p + half]} for s, p in shares.items()]
-    return {"rows": rows, "commit": "abc", "machine": {"cores": 2}}
+def control(shares: dict[float, float], half: float = 0.01) -> dict[str, Any]:
+    """What is needed of the report of the control suite."""
+    found = {f"positive {s:+g}": {"sentiment": {"value": p, "low": p - half, "high": p + half, "n": 9}}
+             for s, p in shares.items()}  # fmt: skip
+    others = {"perplexity positive": {"sentiment": {"value": 9.0}}, "toxic +0.2": {"toxicity": {"value": 0.1}}}
+    return {"measures": {**found, **others}, "provenance": {"commit": "abc", "machine": "m"}}
 
 
 @pytest.mark.parametrize(
@@ -383,15 +390,18 @@ def effect(shares: dict[float, float], half: float = 0.01) -> dict[str, Any]:
         ({-0.2: 0.2, 0.0: 0.9, 0.2: 0.8}, 0.08, "holds", "not shown"),
     ],
 )
-def test_claims_on_the_effect_record(
+def test_claims_on_the_record_of_control(
     tmp_path: Path, shares: dict[float, float], half: float, steers: str, rises: str
 ) -> None:
-    folder = put_records(tmp_path, effect_positive=effect(shares, half))
+    folder = put_records(tmp_path, control(shares, half))
     record = run_claim("bias-steers", benchmarks=folder, cache=Cache(None))
     assert record.outcome.verdict == steers
-    assert record.made_by == recorded.EFFECT
+    assert record.made_by == recorded.CONTROL
     assert record.outcome.numbers["record"]["commit"] == "abc"
-    assert run_claim("share-rises-with-strength", benchmarks=folder, cache=Cache(None)).outcome.verdict == rises
+    assert record.outcome.numbers["separation"] == pytest.approx(shares[0.2] - shares[-0.2])
+    rising = run_claim("share-rises-with-strength", benchmarks=folder, cache=Cache(None)).outcome
+    assert rising.verdict == rises
+    assert list(rising.numbers["share"].values()) == list(shares.values())
 
 
 @pytest.mark.parametrize(("ratio", "want"), [(0.5, "holds"), (0.7, "does not hold here")])
@@ -449,7 +459,7 @@ def test_all_goes_on_after_a_claim_that_cannot_be_run(
 ) -> None:
     chosen = {name: CLAIMS[name] for name in ("bias-steers", "bfloat16-on-processor")}
     monkeypatch.setattr("factorlm.evaluation.claims.CLAIMS", chosen)
-    folder = put_records(tmp_path, effect_positive=effect({-0.2: 0.2, 0.2: 0.8}))
+    folder = put_records(tmp_path, control({-0.2: 0.2, 0.2: 0.8}))
     with pytest.raises(InputError, match="1 of 2 claims could not be run: bfloat16-on-processor"):
         command.claim(["all"], benchmarks=folder, records=tmp_path / "claims")
     captured = capsys.readouterr()

@@ -10,7 +10,7 @@ import factorlm as fl
 from factorlm.errors import IncompatibleError, InputError, UnknownNameError
 from factorlm.factors.manifest import LexiconSettings, Manifest
 from factorlm.factors.store import Store
-from factorlm.inference.expression import Call, Composed, Leaf, Node, Operation, Raised, compose, parse
+from factorlm.inference.expression import Call, Composed, Leaf, Node, Operation, Raised, compose, parse, written
 
 TEXT = "the good, the bad and the food"
 
@@ -97,6 +97,13 @@ def nodes(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
 @given(st.recursive(st.builds(Leaf, NAMES) | st.just(Leaf("a b", is_quoted=True)), nodes, max_leaves=8))
 def test_writing_and_reading_are_inverse(node: Node) -> None:
     assert parse(str(node)) == node
+
+
+def test_names_are_quoted_where_they_must_be() -> None:
+    for name in ("smollm2", "gemma3-270m", "a b", "org/model", "./folder", "2nd"):
+        assert parse(written(name)) in (Leaf(name), Leaf(name, is_quoted=True))
+    assert written("gemma3-270m") == "gemma3-270m"
+    assert written("org/model") == '"org/model"'
 
 
 @pytest.mark.parametrize(

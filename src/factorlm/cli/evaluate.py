@@ -33,6 +33,7 @@ Texts = Annotated[
 Recipe = Annotated[Path | None, typer.Option("--recipe", help="Settings in TOML.")]
 Changes = Annotated[list[str], typer.Option("--set", help="path.to.key=value: change one setting; several times.")]
 PrintSettings = Annotated[bool, typer.Option("--print-settings", help="Print the settings and stop.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="Number format: float32, bfloat16, or auto for the faster one.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Measure everything anew, keep nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object for each measure and model.")]
 
@@ -51,6 +52,7 @@ def _command(suite: str) -> Callable[..., None]:
         recipe: Recipe = None,
         changes: Changes = [],  # noqa: B006
         print_settings: PrintSettings = False,
+        dtype: Dtype = "float32",
         no_cache: NoCache = False,
         as_json: Json = False,
     ) -> None:
@@ -80,6 +82,7 @@ def _command(suite: str) -> Callable[..., None]:
                 data=DataFolder(data) if data else None,
                 cache=Cache(None) if no_cache else None,
                 report=report,
+                dtype=dtype,
                 command=shlex.join(["factorlm", *sys.argv[1:]]),
             )
         if as_json:

@@ -20,7 +20,6 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 @app.command("list")
 def list_judges(as_json: Json = False) -> None:
     """Show the judges that are here, your own and those of the package, and those that can be trained."""
-    from rich.markup import escape
     from rich.table import Table
 
     from factorlm.cli.terminal import console
@@ -35,7 +34,7 @@ def list_judges(as_json: Json = False) -> None:
             print(json.dumps({**found, "folder": str(folders[name])}, ensure_ascii=False))
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("name", "labels", "sees", "accuracy", "AUC", "licence", "what it is"):
+    for heading in ("name", "labels", "sees", "accuracy", "AUC"):
         table.add_column(heading, justify="right" if heading in ("accuracy", "AUC") else "left")
     for name, card in cards.items():
         own = "" if folders[name].parent == SHELF else " [dim](yours)[/dim]"
@@ -46,8 +45,6 @@ def list_judges(as_json: Json = False) -> None:
             card.features.kind,
             f"{quality.accuracy:.1%}",
             f"{quality.auc:.2f}",
-            escape(card.licence),
-            escape(card.description),
         )
     console.print(table)
     missing = [name for name in JUDGES if name not in cards]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 notes = Console(stderr=True, highlight=False)
+SHOWN_STAGES = 8  # bars at once
 
 
 def sampling_of(**options: Any) -> Sampling:
@@ -86,8 +87,12 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks or (bars.tasks[tasks[stage]].finished and done < total):
+            if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
+                for old in list(tasks.values())[:-SHOWN_STAGES]:  # a long run has more stages than a screen has lines
+                    bars.update(old, visible=False)
+            elif bars.tasks[tasks[stage]].finished and done < total:
+                bars.reset(tasks[stage], total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
         yield report

@@ -175,8 +175,8 @@ QUESTION_SETS = {
         part="truthfulqa/all",
         ask=truthfulqa,
         how="MC1: the best answer is more probable than every wrong one. MC2: share of the right answers in the "
-        "probability of all answers (Lin et al., 2021). The pairs before the question are not the published ones, so "
-        "figures compare with each other and not with published ones.",
+        "probability of all answers (Lin et al., 2021). Examples are our own, not the published ones, so figures "
+        "compare with each other and not with published ones.",
         rule="always the longest answer",
     ),
     "gsm8k": QuestionSet(

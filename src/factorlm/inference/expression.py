@@ -210,7 +210,7 @@ class Composed:
     Attributes:
         expression: as it can be typed again.
         model: the composition.
-        parts: of each model and factor: name, kind, version where there is one, and fingerprint.
+        parts: of each model and factor: name, kind, version (of a model: its number format) and fingerprint.
         fingerprint: of expression, parts and number format; equal fingerprints give equal numbers.
     """
 
@@ -245,6 +245,12 @@ def compose(expression: str, *, dtype: str = "auto", device: str = "auto") -> Co
     for part in builder.parts.values():
         digest.update(part["fingerprint"].encode())
     return Composed(str(tree), Model(built, lm), tuple(builder.parts.values()), digest.hexdigest()[:16])
+
+
+def written(name: str) -> str:
+    """A name as an expression holds it: quoted if it has other signs in it."""
+    found = TOKENS.fullmatch(name)
+    return str(Leaf(name, is_quoted=not (found and found.lastgroup == "name")))
 
 
 def factor_part(name: str) -> dict[str, str]:
@@ -309,7 +315,8 @@ class _Builder:
         assert self.lm is not None
         if _kind_of(name) == "model":
             lm = self.load(name)
-            self.parts[name] = {"name": name, "kind": "model", "fingerprint": lm.fingerprint}
+            number = str(lm.model.dtype).removeprefix("torch.")
+            self.parts[name] = {"name": name, "kind": "model", "version": number, "fingerprint": lm.fingerprint}
             return lm
         self.parts[name] = factor_part(name)
         return bind(factor(name), self.lm)

@@ -138,6 +138,12 @@ class CausalLM(Factor):
             return self.encode(prefix_BT).hidden_BD[:, None]
         read_BT = torch.cat([prefix_BT, text_BT[:, :-1]], 1).to(self.device)
         self._check_tokens(read_BT, prefix_BT)
+        if prefix_BT.shape[0] > 1 and _num_common(prefix_BT) >= SHORTEST_REUSE:  # what rows begin with is read once
+            before = self.encode(prefix_BT)
+            if text_BT.shape[1] == 1:
+                return before.hidden_BD[:, None]
+            after = self._read(before, text_BT[:, :-1].to(self.device))
+            return after.hidden.view[:, before.hidden.length - 1 :]
         hidden_BTD = self._run(read_BT, read_BT != PAD, None)
         return hidden_BTD[:, prefix_BT.shape[1] - 1 :]
 
@@ -284,6 +290,11 @@ def _common_start(rows: list[tuple[int, ...]]) -> tuple[int, ...]:
         if any(row[n] != token for row in rows):
             return shortest[:n]
     return shortest
+
+
+def _num_common(prefix_BT: Tensor) -> int:
+    """How many tokens all rows of a batch padded on the left begin with."""
+    return len(_common_start([tuple(t for t in row if t != PAD) for row in prefix_BT.tolist()]))
 
 
 def _is_common(prefix_BT: Tensor, num_common: int) -> Tensor:

@@ -11,7 +11,9 @@ from factorlm.evaluation.claims.claim import Claim, ClaimBench, NoSettings, Outc
 MOST_TIME = 1.1  # times that without heads
 LEAST_SEPARATION = 0.45
 MUCH_FASTER = 0.6  # of the time of float32
-EFFECT = "python benchmarks/effect.py --factor positive"
+CONTROL = """factorlm eval control --size full --set 'factors=["positive", "toxic"]' --out benchmarks/records/control"""
+CONTROL_RECORD = "control/report.json"
+JUDGE = "sentiment"  # on the shelf, so that everybody has it
 LINEAR = "python benchmarks/linear.py"
 SPEED = "factorlm bench all --json > benchmarks/records/speed.jsonl"
 
@@ -53,14 +55,25 @@ HEADS_COST_LITTLE = Claim(
 )
 
 
+def _shares(bench: ClaimBench) -> tuple[dict[float, dict[str, Any]], dict[str, Any]]:
+    """Share of texts judged positive, with its interval, at each strength; and where it comes from."""
+    [report] = bench.benchmark(CONTROL_RECORD, CONTROL)
+    start = "positive "
+    shares = {
+        float(measure.removeprefix(start)): found[JUDGE]
+        for measure, found in report["measures"].items()
+        if measure.startswith((f"{start}+", f"{start}-"))
+    }
+    return dict(sorted(shares.items())), _origin(CONTROL_RECORD, report["provenance"])
+
+
 def _bias_steers(bench: ClaimBench, settings: NoSettings) -> Outcome:
-    [effect] = bench.benchmark("effect-positive.json", EFFECT)
-    share = {row["strength"]: row["share"] for row in effect["rows"]}
-    separation = share[0.2] - share[-0.2]
+    shares, origin = _shares(bench)
+    low, high = (shares[s]["value"] for s in (-0.2, 0.2))
     return Outcome(
-        measured=f"{separation:.2f} at 0.2 nats: {share[-0.2]:.0%} to {share[0.2]:.0%} judged positive",
-        numbers={"separation": separation, "record": _origin("effect-positive.json", effect)},
-        verdict="holds" if separation >= LEAST_SEPARATION else "does not hold here",
+        measured=f"{high - low:.2f} at 0.2 nats: {low:.0%} to {high:.0%} judged positive",
+        numbers={"separation": high - low, "record": origin},
+        verdict="holds" if high - low >= LEAST_SEPARATION else "does not hold here",
     )
 
 
@@ -73,27 +86,23 @@ BIAS_STEERS = Claim(
     f"{LEAST_SEPARATION}; else it does not hold.",
     settings=NoSettings(),
     run=_bias_steers,
-    needs=("benchmarks/records/effect-positive.json",),
+    needs=(f"benchmarks/records/{CONTROL_RECORD}",),
     minutes=0.1,
-    made_by=EFFECT,
+    made_by=CONTROL,
 )
 
 
 def _share_rises(bench: ClaimBench, settings: NoSettings) -> Outcome:
-    [effect] = bench.benchmark("effect-positive.json", EFFECT)
-    steps = list(itertools.pairwise(effect["rows"]))
-    falls = [(a, b) for a, b in steps if b["share"] <= a["share"]]
-    are_noise = all(b["share_interval"][1] >= a["share_interval"][0] for a, b in falls)
+    shares, origin = _shares(bench)
+    steps = list(itertools.pairwise(shares.items()))
+    falls = [(a, b) for a, b in steps if b[1]["value"] <= a[1]["value"]]
+    are_noise = all(b["high"] >= a["low"] for (_, a), (_, b) in falls)
     return Outcome(
         measured=f"{len(steps) - len(falls)} of {len(steps)} steps rise"
         + "".join(
-            f"; from {a['strength']:+} to {b['strength']:+} it goes from {a['share']:.0%} to {b['share']:.0%}"
-            for a, b in falls
+            f"; from {s:+} to {t:+} it goes from {a['value']:.0%} to {b['value']:.0%}" for (s, a), (t, b) in falls
         ),
-        numbers={
-            "share": {f"{row['strength']:+}": row["share"] for row in effect["rows"]},
-            "record": _origin("effect-positive.json", effect),
-        },
+        numbers={"share": {f"{s:+}": share["value"] for s, share in shares.items()}, "record": origin},
         verdict="holds" if not falls else "not shown" if are_noise else "does not hold here",
         detail=f"the fall is {'inside' if are_noise else 'outside'} the intervals" if falls else "",
     )
@@ -108,9 +117,9 @@ SHARE_RISES = Claim(
     "of both ends of every fall overlap; else it does not hold.",
     settings=NoSettings(),
     run=_share_rises,
-    needs=("benchmarks/records/effect-positive.json",),
+    needs=(f"benchmarks/records/{CONTROL_RECORD}",),
     minutes=0.1,
-    made_by=EFFECT,
+    made_by=CONTROL,
 )
 
 

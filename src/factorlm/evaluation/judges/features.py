@@ -11,7 +11,6 @@ import hashlib
 import html
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from factorlm.errors import IncompatibleError
+from factorlm.files import write_whole
 from factorlm.models.fetch import MODELS, cache_folder
 from factorlm.models.sentences import load_sentence_encoder
 from factorlm.settings import Config
@@ -144,8 +144,5 @@ def extract_kept(
     vector_BF = extract(settings, texts, report)
     content = io.BytesIO()
     np.save(content, vector_BF)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content.getvalue())
-    partial.replace(path)
+    write_whole(path, content.getvalue())
     return vector_BF

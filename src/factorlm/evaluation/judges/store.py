@@ -165,8 +165,9 @@ def load_judge(name: str) -> Judge:
 
 
 def judges_for(label: str) -> list[Judge]:
-    """All judges that are here and have a label of this name, by name; none if there are none."""
-    return [load_judge(name) for name, folder in sorted(judge_folders().items()) if label in read_card(folder).labels]
+    """All judges that are here and have a label of this name, the most accurate first; none if there are none."""
+    names = (name for name, folder in sorted(judge_folders().items()) if label in read_card(folder).labels)
+    return sorted(map(load_judge, names), key=lambda judge: -judge.card.accuracy)
 
 
 def judge_labels() -> list[str]:

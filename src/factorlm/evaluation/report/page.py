@@ -32,6 +32,7 @@ from factorlm.evaluation.report.writing import (
 
 OWN_IDS = ("models", "cautions", "measures", "comparisons", "provenance")  # of the page's own parts
 WHOLE_SAMPLES = 6  # shown at once; the others unfold
+OPEN_MEASURES = 24  # more than that unfold
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def page(report: Report) -> str:
         took=duration(report.provenance.seconds),
         MARKS=MARKS,
         WHOLE_SAMPLES=WHOLE_SAMPLES,
+        OPEN_MEASURES=OPEN_MEASURES,
     )
 
 

@@ -16,7 +16,6 @@ from factorlm.evaluation.document import (
     Block,
     Cell,
     Column,
-    Comparisons,
     Intervals,
     Prose,
     Samples,
@@ -227,34 +226,31 @@ def _overview(bench: Workbench, marks: list[Mark]) -> Section:
 
 
 def _costs(bench: Workbench, marks: list[Mark], comparisons: list[Comparison]) -> list[Section]:
+    """A picture of differences; the comparisons themselves head the report."""
     first, *rivals = bench.names
-    if not rivals:
-        return []
     bars = tuple(
         Bar(label=m.label, values=tuple(c.difference for c in comparisons if c.measure == m.label))
         for m in marks
         if not m.is_bits
     )
-    blocks: list[Block] = []
-    if bars:
-        blocks.append(
-            Intervals(
-                title=f"{first} minus rival",
-                x_label="difference of shares; negative is a cost",
-                series=tuple(rivals),
-                bars=bars,
-                zero=0.0,
-                is_percent=True,
-            )
-        )
-    note = "Paired over questions, or passages; p-values are adjusted for the number of comparisons (Holm)."
-    blocks.append(Comparisons(title="Against the rivals", rows=tuple(comparisons), note=note))
-    return [Section(title="Cost", lead="What the model loses against a rival.", blocks=tuple(blocks))]
+    if not rivals or not bars:
+        return []
+    picture = Intervals(
+        title=f"{first} minus rival",
+        x_label="difference of shares; negative is a cost",
+        series=tuple(rivals),
+        bars=bars,
+        zero=0.0,
+        is_percent=True,
+        note="Paired over questions, or passages; p-values are adjusted for the number of comparisons (Holm).",
+    )
+    return [Section(title="Cost", lead="What the model loses against a rival.", blocks=(picture,))]
 
 
 def _section(name: str, asked: Asked, questions: list[Question], records: dict[str, list[Record]]) -> Section:
     found = QUESTION_SETS[name]
-    lead = f"{len(questions)} questions of {found.part}, {asked.shots or 'no'} examples before each. {found.how}"
+    examples = f"{asked.shots or 'no'} example{'' if asked.shots == 1 else 's'}"
+    lead = f"{len(questions)} questions of {found.part}, {examples} before each. {found.how}"
     blocks: list[Block] = [Prose(text=f"The simple rule: {found.rule}.")]
     if found.stops:
         texts = tuple(
@@ -267,22 +263,23 @@ def _section(name: str, asked: Asked, questions: list[Question], records: dict[s
 
 
 def _floors(bench: Workbench, marks: list[Mark]) -> list[str]:
+    """Which models are too weak for which measures; where all are, no cost can show."""
     lines = []
     for m in marks:
         weak = [name for name in bench.names if m.floor(name)]
         if not weak:
             continue
-        number = len(m.units_Q)
+        number, title = len(m.units_Q), QUESTION_SETS[m.name].title
+        end = ", so no cost can show there." if len(weak) == len(bench.names) else "."
         if m.is_hit and m.chance_Q is not None:
             needed = f"be at least {m.least:.1%}" if m.least is not None else "be more than all of them"
             lines.append(
-                f"At {number} questions {m.measure} on {QUESTION_SETS[m.name].title} must {needed} to beat guessing "
-                f"({m.chance_Q.mean():.1%}); {_listed(m, weak)} cannot be told from it, so no cost can show there."
+                f"At {number} questions {m.measure} on {title} must {needed} to beat guessing "
+                f"({m.chance_Q.mean():.1%}); {_listed(m, weak)} cannot be told from it{end}"
             )
         else:
             lines.append(
-                f"No answer of {', '.join(weak)} to {number} questions of {QUESTION_SETS[m.name].title} counts by "
-                f"{m.measure}, so no cost can show there."
+                f"No answer of {' or '.join(weak)} to {number} questions of {title} counts by {m.measure}{end}"
             )
     return lines
 
@@ -293,12 +290,12 @@ def _listed(mark: Mark, names: list[str]) -> str:
 
 
 def _headlines(bench: Workbench, marks: list[Mark], comparisons: list[Comparison]) -> list[str]:
-    """One for each set: of the first measure in which something can show."""
+    """One for each set: of the first measure in which a cost can show."""
     first, *rivals = bench.names
     lines = []
     for name in dict.fromkeys(m.name for m in marks):
         of_set = [m for m in marks if m.name == name]
-        m = next((m for m in of_set if not m.floor(first)), of_set[0])
+        m = next((m for m in of_set if not all(m.floor(n) for n in bench.names)), of_set[0])
         line = f"{m.label}: {_said(m.estimate(first, bench.seed), m)} for {first}"
         for rival in rivals:
             c = next(c for c in comparisons if c.measure == m.label and c.rival == rival)

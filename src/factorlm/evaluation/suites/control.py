@@ -39,7 +39,7 @@ from factorlm.evaluation.responses import respond
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.factors.store import manifests
 from factorlm.inference import Sampling
-from factorlm.inference.expression import compose
+from factorlm.inference.expression import compose, written
 from factorlm.settings import Config
 
 LOW_AGREEMENT = 0.3
@@ -76,7 +76,7 @@ class Settings(Config):
         """Minutes, or what one would publish."""
         if size == "small":
             return cls()
-        return cls(num_prompts=200, samples=2, strengths=(-0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8))
+        return cls(num_prompts=200, strengths=(-0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8))
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def run(bench: Workbench, settings: Settings) -> Findings:
     prompts = distinct_prompts(bench, settings.prompts, settings.num_prompts)
     factors = targets(bench, settings)
     judges = [load_judge(name) for name in settings.judges or judge_names()]
-    mine = {f: [j for j in judges if f in j.labels] for f in factors}
+    mine = {f: sorted((j for j in judges if f in j.labels), key=lambda j: -j.card.accuracy) for f in factors}
     for name, found in mine.items():
         if not found:
             raise InputError(f"a judge of {name!r} is needed, got {', '.join(j.name for j in judges)}; add one")
@@ -112,7 +112,8 @@ def run(bench: Workbench, settings: Settings) -> Findings:
         condition(name, respond(bench, m, prompts, stage=f"writing {name}", **common))  # type: ignore[arg-type]
         for name, m in zip(bench.names, bench.models, strict=True)
     ]
-    bare = compose(next(part["name"] for part in bench.models[0].parts if part["kind"] == "model"))
+    lm = bench.models[0].model.lm
+    bare = compose(written(lm.name), dtype=str(lm.model.dtype).removeprefix("torch."), device=lm.device.type)
     doses: dict[str, dict[float, Condition]] = {}
     strengths = sorted({0.0, *settings.strengths})
     for factor in factors:

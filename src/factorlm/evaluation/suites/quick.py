@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from factorlm.errors import InputError
+from factorlm.evaluation.document import Prose, Section
 from factorlm.evaluation.intervals import Comparison, Estimate
-from factorlm.evaluation.suites import capability, control, generation, perplexity, suite_named, toxicity
+from factorlm.evaluation.suites import (
+    SUITES,
+    capability,
+    control,
+    generation,
+    perplexity,
+    suite_named,
+    toxicity,
+)
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.settings import Config
 
@@ -37,7 +46,7 @@ class Settings(Config):
 
 
 def run(bench: Workbench, settings: Settings) -> Findings:
-    """Run the parts one after the other; measures are named part/measure."""
+    """Run the parts in turn; measures are named part/measure, and the first finding of each part heads the report."""
     if not settings.parts or any(part not in PARTS for part in settings.parts):
         raise InputError(f"parts are some of {', '.join(PARTS)}, got {', '.join(settings.parts) or 'none'}")
     found = {part: suite_named(part).run(bench, getattr(settings, part)) for part in settings.parts}
@@ -45,16 +54,16 @@ def run(bench: Workbench, settings: Settings) -> Findings:
         f"{part}/{measure}": by_model for part, f in found.items() for measure, by_model in f.measures.items()
     }
     comparisons: list[Comparison] = [c for f in found.values() for c in f.comparisons]
-    sections = [
-        section.model_copy(update={"title": f"{part.capitalize()}: {section.title}"})
-        for part, f in found.items()
-        for section in f.sections
-    ]
+    sections: list[Section] = []
+    for part, f in found.items():
+        lines = (Prose(text=line) for line in f.headlines)
+        sections.append(Section(title=part.capitalize(), lead=SUITES[part], blocks=tuple(lines)))
+        sections += (s.model_copy(update={"title": f"{part.capitalize()}: {s.title}"}) for s in f.sections)
     return Findings(
         title="At a glance: " + ", ".join(bench.names),
         sections=tuple(sections),
         measures=measures,
         comparisons=tuple(comparisons),
-        headlines=tuple(line for f in found.values() for line in f.headlines),
+        headlines=tuple(line for f in found.values() for line in f.headlines[:1]),
         cautions=tuple(dict.fromkeys(line for f in found.values() for line in f.cautions)),
     )
