@@ -80,3 +80,17 @@ def test_the_demo_runs(lm: object, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert "positive^" in ran.stdout
     assert page.is_file()
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_example_of_measuring_runs(lm: object, tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "measure.py"), "--out", str(tmp_path / "report")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "bits_per_byte/mine" in ran.stdout
+    assert (tmp_path / "report" / "report.html").is_file()

@@ -99,6 +99,14 @@ def test_writing_and_reading_are_inverse(node: Node) -> None:
     assert parse(str(node)) == node
 
 
+def test_a_folder_or_hub_name_alone_needs_no_quotes(names: str) -> None:
+    assert composed(names.strip('"')).fingerprint == composed(names).fingerprint
+    with pytest.raises(UnknownNameError, match="smolm2"):
+        composed("smolm2 / wild")  # blanks, so a quotient
+    with pytest.raises(InputError, match="a language model is needed"):
+        composed("wild/tame")  # names that are known, so a quotient
+
+
 def test_names_are_quoted_where_they_must_be() -> None:
     for name in ("smollm2", "gemma3-270m", "a b", "org/model", "./folder", "2nd"):
         assert parse(written(name)) in (Leaf(name), Leaf(name, is_quoted=True))

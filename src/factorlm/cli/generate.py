@@ -31,7 +31,10 @@ def generate(
         float, typer.Option("--repetition-penalty", help="Above 1 makes repeating less likely.")
     ] = 1.0,
     stop: Annotated[list[str], typer.Option("--stop", help="A string to end at; may be given several times.")] = [],  # noqa: B006
-    model: Annotated[str, typer.Option("--model", help="Name, folder or hub name of the base.")] = "smollm2",
+    model: Annotated[
+        str,
+        typer.Option("--model", help="Base: a name, folder or hub name, or an expression such as 'smollm2 / toxic'."),
+    ] = "smollm2",
     chat: Annotated[bool, typer.Option("--chat", help="Answer the prompt as a message.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show what each factor did to each token.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the explanation to an HTML file.")] = None,
@@ -43,7 +46,7 @@ def generate(
     """
     from factorlm.cli.terminal import print_json, read_prompt, sampling_of, write_file
     from factorlm.errors import UnknownNameError
-    from factorlm.inference import load
+    from factorlm.inference.expression import compose
 
     if sampler not in SAMPLERS:
         raise UnknownNameError.of("sampler", sampler, SAMPLERS)
@@ -58,7 +61,7 @@ def generate(
         stop=tuple(stop),
     )
     prompt = read_prompt(prompt)
-    plain = load(model)
+    plain = compose(model).model
     plain.encode_prompt(prompt, max_tokens, chat=chat)  # complain before anything slow
     composed = faders.compose(plain, wanted)
     with_explanation = explain or html is not None

@@ -16,7 +16,10 @@ def score(
         list[str],
         typer.Option("--factor", help="NAME only measures its evidence; NAME=STRENGTH or NAME^EXPONENT also steers."),
     ] = [],  # noqa: B006
-    model: Annotated[str, typer.Option("--model", help="Name, folder or hub name of the base.")] = "smollm2",
+    model: Annotated[
+        str,
+        typer.Option("--model", help="Base: a name, folder or hub name, or an expression such as 'smollm2 / toxic'."),
+    ] = "smollm2",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Log probability of each line of a file under the composed model, and each factor's evidence in nats.
@@ -28,14 +31,14 @@ def score(
     from factorlm.cli.terminal import console, print_json, progress
     from factorlm.errors import InputError
     from factorlm.factors.examples import decode_lines, read_lines
-    from factorlm.inference import load
+    from factorlm.inference.expression import compose
     from factorlm.inference.model import SCORED_TOKENS
 
     wanted = faders.parse(factor)
     lines = decode_lines(sys.stdin.buffer.read(), "standard input") if file == "-" else read_lines(file)
     if not lines:
         raise InputError(f"at least one text is needed, got none in {file}; write one text a line")
-    composed = faders.compose(load(model), wanted, bare_exponent=0.0)
+    composed = faders.compose(compose(model).model, wanted, bare_exponent=0.0)
     for number, line in enumerate(lines, 1):
         try:
             composed.encode_prompt(line, 0)

@@ -151,7 +151,7 @@ def time_heads(
         work_per_run=new_tokens,
         unit="token of the batch",
         with_noise=with_noise,
-        before_each=lambda: forget(lm),
+        before_each=lm.forget,
         settings={"batch_size": batch_size, "rank": rank, "prompt_tokens": PROMPT_TOKENS, "new_tokens": new_tokens},
         report=report,
         clock=clock,
@@ -192,7 +192,7 @@ def decoding_against_transformers(
         unit="token of the batch",
         ratio_of="speed",
         with_noise=with_noise,
-        before_each=lambda: forget(lm),
+        before_each=lm.forget,
         settings={"batch_size": batch_size, "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS},
         report=report,
     )
@@ -256,7 +256,7 @@ def scoring_with_factors(
         unit="token of the batch",
         ratio_of="speed",
         with_noise=with_noise,
-        before_each=lambda: forget(lm),
+        before_each=lm.forget,
         settings={"batch_size": batch_size, "tokens": SCORED_TOKENS},
         report=report,
     )
@@ -319,11 +319,6 @@ def same_numbers(tolerance: float) -> Callable[[Tensor, Tensor], str | None]:
         return None if apart <= tolerance else f"they are {apart:.2g} nats apart"
 
     return agree
-
-
-def forget(lm: CausalLM) -> None:
-    """Drop the prefixes that a model keeps, so that no way profits from what another has read."""
-    lm._prefixes.clear()
 
 
 def _tolerance(lm: CausalLM) -> float:

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from factorlm.algebra import Factor, Interpolation, Intersection, LocalProduct, Mixture, Named, Power, Product, Union
 from factorlm.errors import InputError, UnknownNameError
@@ -37,6 +39,9 @@ TOKENS = re.compile(
     |(?P<sign>\*\*|[*/^=|&(),:]))""",
     re.VERBOSE,
 )
+
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -224,7 +229,8 @@ def compose(expression: str, *, dtype: str = "auto", device: str = "auto") -> Co
     """The model that an expression describes.
 
     Args:
-        expression: such as "smollm2 * positive^2 / toxic"; see the head of this file.
+        expression: such as "smollm2 * positive^2 / toxic"; see the head of this file. A folder or a hub name alone
+            needs no quotes.
         dtype: of the models; see `factorlm.load`.
         device: of the models.
 
@@ -233,7 +239,7 @@ def compose(expression: str, *, dtype: str = "auto", device: str = "auto") -> Co
         UnknownNameError: if a name is neither a model nor a factor.
         IncompatibleError: if a factor was made for another model.
     """
-    tree = parse(expression)
+    tree = Leaf(expression, is_quoted=True) if _is_place(expression) else parse(expression)
     builder = _Builder(lambda name: load_model(name, dtype=dtype, device=device))
     first = builder.first_model(tree)
     if first is None:
@@ -245,6 +251,19 @@ def compose(expression: str, *, dtype: str = "auto", device: str = "auto") -> Co
     for part in builder.parts.values():
         digest.update(part["fingerprint"].encode())
     return Composed(str(tree), Model(built, lm), tuple(builder.parts.values()), digest.hexdigest()[:16])
+
+
+def _is_place(text: str) -> bool:
+    """Whether this is the folder or hub name of one model, rather than a quotient of two names."""
+    owner, _, rest = text.partition("/")
+    if os.sep in text and Path(text).is_dir():
+        return True
+    is_hub_name = HUB_NAME.fullmatch(text) is not None
+    return is_hub_name and not (_is_known(owner) or _is_known(re.split(r"[\^=]", rest)[0]))
+
+
+def _is_known(name: str) -> bool:
+    return name in MODELS or any(name in store.names() for store in default_stores())
 
 
 def written(name: str) -> str:
@@ -381,8 +400,6 @@ def _kind_of(name: str) -> str:
     Raises:
         UnknownNameError: if it is neither.
     """
-    from pathlib import Path
-
     factors = {n for store in default_stores() for n in store.names()}
     if name in MODELS:
         return "model"

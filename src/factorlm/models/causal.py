@@ -118,6 +118,10 @@ class CausalLM(Factor):
         """Read more tokens in each row, filled on the left with PAD where rows get fewer."""
         return encoded.memo.get("advance", token_BT, lambda: self._read(encoded, token_BT.to(self.device)))
 
+    def forget(self) -> None:
+        """Read prefixes anew: nothing read so far is reused. Timing needs it."""
+        self._prefixes.clear()
+
     def rows(self, encoded: Encoded, row_R: Tensor) -> Encoded:
         """These rows of an encoding."""
         return encoded.memo.get("rows", row_R, lambda: encoded.rows(row_R.to(self.device)))
