@@ -287,7 +287,7 @@ REPORT = Report(
 
 PICTURES = [b for s in REPORT.sections for b in s.blocks if isinstance(b, Curve | Scatter | Intervals | Matrix)]
 BLOCKS = [b for s in REPORT.sections for b in s.blocks if not isinstance(b, Prose)]
-VOID = {"meta", "link", "br", "hr", "img", "input"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
 
 class Page(HTMLParser):

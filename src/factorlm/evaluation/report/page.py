@@ -73,7 +73,7 @@ def page(report: Report) -> str:
         keep_trailing_newline=True,
         finalize=lambda value: clean(value) if type(value) is str else value,
     )
-    environment.filters.update(prose=prose, one_line=one_line, p_value=p_value, number=number)
+    environment.filters.update(prose=prose, breakable=breakable, one_line=one_line, p_value=p_value, number=number)
     template = environment.from_string(files.joinpath("page.html").read_text(encoding="utf-8"))
     models = [card.name for card in report.models]
     anchor = Anchors()
@@ -106,6 +106,11 @@ def prose(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(piece) if i % 2 else escape(piece) for i, piece in enumerate(pieces)
     )
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken behind its slashes and underscores."""
+    return Markup("<wbr>").join(re.split(r"(?<=[/_])", clean(name)))
 
 
 def shown_rows(table: Table) -> list[list[Shown]]:

@@ -56,8 +56,9 @@ def run(bench: Workbench, settings: Settings) -> Findings:
     comparisons: list[Comparison] = [c for f in found.values() for c in f.comparisons]
     sections: list[Section] = []
     for part, f in found.items():
-        lines = (Prose(text=line) for line in f.headlines)
-        sections.append(Section(title=part.capitalize(), lead=SUITES[part], blocks=tuple(lines)))
+        lines = [*f.headlines, *(f"Caution: {line}" for line in f.cautions)]
+        blocks = tuple(Prose(text=line) for line in lines)
+        sections.append(Section(title=part.capitalize(), lead=SUITES[part], blocks=blocks))
         sections += (s.model_copy(update={"title": f"{part.capitalize()}: {s.title}"}) for s in f.sections)
     return Findings(
         title="At a glance: " + ", ".join(bench.names),
@@ -65,5 +66,5 @@ def run(bench: Workbench, settings: Settings) -> Findings:
         measures=measures,
         comparisons=tuple(comparisons),
         headlines=tuple(line for f in found.values() for line in f.headlines[:1]),
-        cautions=tuple(dict.fromkeys(line for f in found.values() for line in f.cautions)),
+        cautions=("These are small samples for a first look; each part has its own cautions beside its numbers.",),
     )
