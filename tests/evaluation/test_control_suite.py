@@ -117,6 +117,8 @@ def test_control_without_a_judge_says_so(bench: Bench, lm: object) -> None:
     desk = bench(compose("smollm2 * positive"))
     with pytest.raises(InputError, match="a judge of 'positive' is needed"):
         control.run(desk, control.Settings(judges=("toxicity-characters",), num_prompts=2))
+    with pytest.raises(InputError, match="at least one strength other than 0"):
+        control.run(desk, control.Settings(strengths=(0.0,)))
     with pytest.raises(InputError, match="different prompts are wanted"):
         control.run(desk, control.Settings(num_prompts=100_000))
 

@@ -96,6 +96,9 @@ class Condition:
 
 def run(bench: Workbench, settings: Settings) -> Findings:
     """Measure attribute rates of the models as they are, and of each factor over the range of strengths."""
+    strengths = sorted({0.0, *settings.strengths})
+    if len(strengths) < 2:
+        raise InputError("at least one strength other than 0 is needed, got none; try --set strengths=[-0.3,0.3]")
     prompts = distinct_prompts(bench, settings.prompts, settings.num_prompts)
     factors = targets(bench, settings)
     judges = [load_judge(name) for name in settings.judges or judge_names()]
@@ -115,7 +118,6 @@ def run(bench: Workbench, settings: Settings) -> Findings:
     lm = bench.models[0].model.lm
     bare = compose(written(lm.name), dtype=str(lm.model.dtype).removeprefix("torch."), device=lm.device.type)
     doses: dict[str, dict[float, Condition]] = {}
-    strengths = sorted({0.0, *settings.strengths})
     for factor in factors:
         doses[factor] = {}
         for strength in strengths:
