@@ -98,12 +98,15 @@ def benchmarks() -> str:
         parts += ["## Training", training_text(training)]
     if control := record("control/report.json"):
         made = control["provenance"]
-        pictures = sorted((RECORDS / "control/pictures").glob("*-texts-*.svg"))
+        pictures = sorted((RECORDS / "control/pictures").glob("0[1-4]-*.svg"))
         parts += [
             "## Control",
             f"`{made['command']}`, {made['machine']}.",
             "\n".join(f"- {line}" for line in control["headlines"]),
-            "\n".join(f"![{path.stem[3:]}](../benchmarks/records/control/pictures/{path.name})" for path in pictures),
+            "\n".join(
+                f"![{path.stem[3:].replace('-', ' ')}](../benchmarks/records/control/pictures/{path.name})"
+                for path in pictures
+            ),
             "Tables, both judges, corrected rates, interference and confusion matrices are in the "
             "[report](../benchmarks/records/control/report.md). The correction for a judge's errors assumes that they "
             "are the same on a model's texts as on its test texts; the share as judged is the number to compare.",

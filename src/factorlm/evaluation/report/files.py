@@ -74,4 +74,6 @@ def _plain(value: Any) -> Any:
 
 
 def _stem(block: Picture) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", block.title.lower()).strip("-")[:40].strip("-") or block.kind
+    words = re.sub(r"[^a-z0-9]+", "-", block.title.lower()).strip("-")
+    short = words if len(words) <= 40 else words[:41].rpartition("-")[0] or words[:40]
+    return short or block.kind
