@@ -6,6 +6,7 @@ import pytest
 
 from factorlm.errors import InputError
 from factorlm.evaluation.corpora import DataFolder
+from factorlm.evaluation.document import Comparisons, Prose
 from factorlm.evaluation.report import write_report
 from factorlm.evaluation.run import evaluate
 from factorlm.evaluation.suites import quick
@@ -44,6 +45,10 @@ def test_quick_has_a_part_for_each_suite(data: DataFolder, tmp_path: Path, lm: o
     assert len(report.headlines) == len(quick.PARTS)
     assert {c.verdict for c in report.comparisons} <= {"better", "worse", "no difference shown", "cannot rank"}
     assert any(c.verdict == "cannot rank" for c in report.comparisons)  # four questions rank nothing
+    blocks = [block for section in report.sections for block in section.blocks]
+    repeated = [b for b in blocks if isinstance(b, Comparisons) and set(b.rows) <= set(report.comparisons)]
+    assert repeated == []  # they head the report already, and only what they say of themselves stays
+    assert any(isinstance(b, Prose) and b.text.startswith("Comparisons: Paired over") for b in blocks)
     assert report.provenance.judges
     assert {"tinystories/valid", "sentiment_prompts/neutral"} <= set(report.provenance.data)
     page = write_report(report, tmp_path / "out")[2].read_text(encoding="utf-8")

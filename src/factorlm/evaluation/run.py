@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from factorlm.errors import InputError
 from factorlm.evaluation.corpora import DataFolder
-from factorlm.evaluation.document import Comparisons, Provenance, Report, Section
+from factorlm.evaluation.document import Block, Comparisons, Prose, Provenance, Report, Section
 from factorlm.evaluation.intervals import Comparison
 from factorlm.evaluation.provenance import commit, machine, versions
 from factorlm.evaluation.suites import settings_of, suite_named
@@ -66,7 +66,7 @@ def evaluate(
         headlines=found.headlines,
         cautions=found.cautions,
         models=bench.cards,
-        sections=tuple(_without_repeats(section, found.comparisons) for section in found.sections),
+        sections=tuple(_without_repeats(found.sections, found.comparisons)),
         measures=found.measures,
         comparisons=found.comparisons,
         provenance=Provenance(
@@ -84,11 +84,14 @@ def evaluate(
     )
 
 
-def _without_repeats(section: Section, comparisons: Sequence[Comparison]) -> Section:
-    """The section without comparisons that head the report already."""
-    blocks = tuple(
-        block
-        for block in section.blocks
-        if not (isinstance(block, Comparisons) and all(row in comparisons for row in block.rows))
-    )
-    return section.model_copy(update={"blocks": blocks})
+def _without_repeats(sections: Sequence[Section], comparisons: Sequence[Comparison]) -> Iterator[Section]:
+    """The sections without the comparisons that head the report already; of these only the note stays."""
+    for section in sections:
+        blocks: list[Block] = []
+        for block in section.blocks:
+            if not isinstance(block, Comparisons) or any(row not in comparisons for row in block.rows):
+                blocks.append(block)
+            elif block.note:
+                blocks.append(Prose(text=f"Comparisons: {block.note}"))
+        if blocks or not section.blocks:
+            yield section.model_copy(update={"blocks": tuple(blocks)})

@@ -17,7 +17,7 @@ from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.diversity import VOCABULARY
 from factorlm.evaluation.document import Cell, Column, Comparisons, Samples, Section, Table
 from factorlm.evaluation.generated import HUMAN, Work, closeness, entropy, likely, variety
-from factorlm.evaluation.intervals import ratio_interval
+from factorlm.evaluation.intervals import adjusted, ratio_interval
 from factorlm.evaluation.likelihood import Written
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.inference import Sampling
@@ -101,6 +101,7 @@ def run(bench: Workbench, settings: Settings) -> Findings:
         entropy(work),
         _length(work),
     ]
+    work.comparisons[:] = adjusted(work.comparisons)
     if work.comparisons:
         note = (
             "Paired over prompts; measures of sets by a jackknife over groups of prompts. Better means more varied, "
