@@ -21,7 +21,8 @@ def _needs_the_model(lm: object) -> None:
 
 
 def test_generate_json_adds_up(run: Run) -> None:
-    words = ["generate", "The food was", "--factor", "positive=0.4", "--factor", "toxic=-0.3", "--max-tokens", "8"]
+    words = ["generate", "The food was", "--factor", "positive=0.4", "--factor", "toxic=-0.3", "--max-tokens", "8",
+             "--dtype", "float32"]  # fmt: skip
     ran = run(*words, "--seed", "1", "--n", "2", "--explain", "--json")
     assert ran.status == 0
     found = objects(ran.out)

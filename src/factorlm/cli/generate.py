@@ -35,6 +35,7 @@ def generate(
         str,
         typer.Option("--model", help="Base: a name, folder or hub name, or an expression such as 'smollm2 / toxic'."),
     ] = "smollm2",
+    dtype: Annotated[str, typer.Option("--dtype", help="Number format: auto, float32 or bfloat16.")] = "auto",
     chat: Annotated[bool, typer.Option("--chat", help="Answer the prompt as a message.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show what each factor did to each token.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the explanation to an HTML file.")] = None,
@@ -61,7 +62,7 @@ def generate(
         stop=tuple(stop),
     )
     prompt = read_prompt(prompt)
-    plain = compose(model).model
+    plain = compose(model, dtype=dtype).model
     plain.encode_prompt(prompt, max_tokens, chat=chat)  # complain before anything slow
     composed = faders.compose(plain, wanted)
     with_explanation = explain or html is not None

@@ -20,6 +20,7 @@ def score(
         str,
         typer.Option("--model", help="Base: a name, folder or hub name, or an expression such as 'smollm2 / toxic'."),
     ] = "smollm2",
+    dtype: Annotated[str, typer.Option("--dtype", help="Number format: auto, float32 or bfloat16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Log probability of each line of a file under the composed model, and each factor's evidence in nats.
@@ -38,7 +39,7 @@ def score(
     lines = decode_lines(sys.stdin.buffer.read(), "standard input") if file == "-" else read_lines(file)
     if not lines:
         raise InputError(f"at least one text is needed, got none in {file}; write one text a line")
-    composed = faders.compose(compose(model).model, wanted, bare_exponent=0.0)
+    composed = faders.compose(compose(model, dtype=dtype).model, wanted, bare_exponent=0.0)
     for number, line in enumerate(lines, 1):
         try:
             composed.encode_prompt(line, 0)
