@@ -2,6 +2,7 @@
 
 import math
 import re
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,12 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from rich.console import Console
 
-from factorlm.evaluation.document import Bar, Column, Curve, Intervals, Matrix, Series, Table
+from factorlm.evaluation.document import (
+    Bar,
+    Column,
+    Curve,
+    Intervals,
+    Matrix,
+    ModelCard,
+    Provenance,
+    Report,
+    Series,
+    Table,
+)
 from factorlm.evaluation.intervals import Estimate
-from factorlm.evaluation.report import write_report
+from factorlm.evaluation.report import terminal, write_report
 from factorlm.evaluation.report.canvas import LIGHT, Canvas, Scale, Ticks
 from factorlm.evaluation.report.labels import Labels, overlap, spread
+from factorlm.evaluation.report.page import page
 from factorlm.evaluation.report.pictures import WIDE, colours, draw
 from factorlm.evaluation.report.writing import best_rows, cell_text, interval, number, p_value
 
@@ -141,3 +155,19 @@ def test_a_document_is_rectangular() -> None:
         Matrix(title="", row_label="", column_label="", rows=("a",), columns=("b", "c"), values=((1.0,),))
     with pytest.raises(ValidationError):
         Column(title="a", form="%d")
+
+
+@pytest.mark.parametrize("number", [3, 60])
+def test_a_long_list_of_measures_unfolds_on_the_page_and_is_only_named_in_the_terminal(number: int) -> None:
+    made = Provenance(command="", settings={}, seed=0, data={}, versions={}, machine="", seconds=0.0,
+                      finished="2026-05-04T10:11:12+00:00")  # fmt: skip
+    measures = {f"measure {n}": {"m": Estimate(value=float(n))} for n in range(number)}
+    card = ModelCard(name="m", expression="m", parts=())
+    report = Report(suite="quick", title="Many", models=(card,), sections=(), measures=measures, provenance=made)
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(terminal(report))
+    shown = console.export_text()
+    assert ("60 measures: --json prints them" in shown) == (number == 60)
+    assert ("measure 2" in shown) == (number == 3)
+    assert ("<summary>All 60 measures</summary>" in page(report)) == (number == 60)
+    assert "measure 2" in page(report)

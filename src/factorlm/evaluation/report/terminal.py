@@ -12,7 +12,7 @@ from rich.text import Text
 from factorlm.evaluation.document import Cell, Report, Table
 from factorlm.evaluation.intervals import Comparison, Estimate
 from factorlm.evaluation.report.numbers import measures
-from factorlm.evaluation.report.page import pair
+from factorlm.evaluation.report.page import OPEN_MEASURES, pair
 from factorlm.evaluation.report.writing import MARKS, cell_text, interval, one_line, p_value
 
 STYLES = {"better": "green", "worse": "red", "no difference shown": "dim", "cannot rank": "yellow"}
@@ -35,7 +35,11 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield _hanging(Text(f"{one_line(card.name)} ", style="bold"), Text(one_line(card.expression)))
     if report.measures:
         yield Text()
-        yield _measures(report)
+        num_measures = len(measures(report).rows)
+        if num_measures > OPEN_MEASURES:
+            yield Text(f"{num_measures} measures: --json prints them, --out FOLDER writes them.", style="dim")
+        else:
+            yield _measures(report)
     if report.comparisons:
         yield _comparisons(report.comparisons)
     if report.cautions:
