@@ -15,11 +15,10 @@ from factorlm.evaluation.document import Block, Cell, Column, Matrix, Table
 from factorlm.evaluation.intervals import Estimate, ratio_interval
 from factorlm.evaluation.judges import Judge
 from factorlm.evaluation.rates import AttributeRate, attribute_rate
-from factorlm.evaluation.responses import Sample
+from factorlm.evaluation.responses import Samples, base_nats
 from factorlm.evaluation.workbench import Workbench
 
 TEXTS = 64  # judged together
-Samples = list[list[Sample]]  # of each prompt
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,6 @@ def judged(bench: Workbench, judge: Judge, samples: Samples, stage: str) -> Verd
     nothing = [math.nan] * len(judge.labels)
     prob_BL = np.array([nothing if prob_L is None else prob_L for prob_L in found])
     return Verdicts(judge, prob_BL.reshape(len(samples), -1, len(judge.labels)))
-
-
-def base_nats(samples: Samples) -> NDArray[np.float64]:
-    """Nats under the base model and tokens of each prompt's samples, [P, 2]."""
-    return np.array(
-        [[-sum(s.base_log_prob for s in row), sum(len(s.token_ids) for s in row)] for row in samples], dtype=float
-    )
 
 
 def base_perplexity(samples: Samples, seed: int) -> Estimate:

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from factorlm.algebra import Factor, pad_left, pad_right
 from factorlm.evaluation.continuations import Prompt, by_unit
 from factorlm.evaluation.intervals import Estimate, bootstrap, ratio_interval
-from factorlm.evaluation.responses import Sample, respond
+from factorlm.evaluation.responses import Samples, base_nats, respond
 from factorlm.evaluation.workbench import Workbench
 from factorlm.inference import Model, Sampling, read
 from factorlm.models import CausalLM
 
 Array = NDArray[np.float64]
-Samples = list[list[Sample]]  # of each prompt
 BATCH_ROWS = 32
 PER_TOKENS = 100  # that slopes of entropy are about
 
@@ -117,8 +116,7 @@ def judged(bench: Workbench, index: int, prompts: Sequence[Prompt], samples: Sam
     """
     judge = bench.models[0].model.lm
     if _has_base(bench.models[index].model, judge):
-        cost = [[-sum(s.base_log_prob for s in row), sum(len(s.token_ids) for s in row)] for row in samples]
-        return np.array(cost, float)
+        return base_nats(samples)
     rows = [(p.text, judge.encode_text(s.text)) for p, row in zip(prompts, samples, strict=True) for s in row]
     return _judge(bench, rows, f"{bench.names[index]}: likelihood").reshape(len(prompts), -1, 2).sum(1)
 

@@ -1,10 +1,17 @@
 """Texts written by the models under test, cached, so that suites share them and a broken run goes on."""
 
+# Axes: P prompts.
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from factorlm.errors import InputError
+from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.workbench import Workbench
 from factorlm.inference import Sampling
 from factorlm.inference.expression import Composed, factor_part
@@ -31,6 +38,22 @@ class Sample:
     finish_reason: str
 
 
+Samples = list[list[Sample]]  # of each prompt
+
+
+def distinct_prompts(bench: Workbench, part: str, number: int) -> list[str]:
+    """The first distinct prompts of a data set.
+
+    Raises:
+        InputError: if there are fewer.
+    """
+    found = list(dict.fromkeys(str(row["prompt"]) for row in bench.data.rows(part) if row.get("prompt")))
+    if len(found) < number:
+        raise InputError(f"{number} different prompts are wanted of {part}, got {len(found)}; ask for fewer")
+    bench.used[part] = fingerprint(found[:number])
+    return found[:number]
+
+
 def respond(
     bench: Workbench,
     composed: Composed,
@@ -43,7 +66,7 @@ def respond(
     strengths: Mapping[str, float] | None = None,
     exponents: Mapping[str, float] | None = None,
     chat: bool = False,
-) -> list[list[Sample]]:
+) -> Samples:
     """Several samples for each prompt; the same seed, prompt and settings give the same texts whatever else is asked.
 
     Args:
@@ -81,3 +104,10 @@ def respond(
 
     rows = bench.in_batches(stage, key, list(prompts), max(1, ROWS // n), work)
     return [[Sample(**{**s, "token_ids": tuple(s["token_ids"])}) for s in row] for row in rows]
+
+
+def base_nats(samples: Samples) -> NDArray[np.float64]:
+    """Nats under the base model and tokens of each prompt's samples, [P, 2]."""
+    return np.array(
+        [[-sum(s.base_log_prob for s in row), sum(len(s.token_ids) for s in row)] for row in samples], dtype=float
+    )

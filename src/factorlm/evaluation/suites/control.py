@@ -12,7 +12,6 @@ import numpy as np
 from pydantic import Field
 
 from factorlm.errors import InputError
-from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.document import (
     Cell,
     Column,
@@ -26,16 +25,14 @@ from factorlm.evaluation.document import (
 from factorlm.evaluation.intervals import Comparison, Estimate, adjusted, compare, mean_interval
 from factorlm.evaluation.judges import Judge, judge_names, judges_for, load_judge
 from factorlm.evaluation.judging import (
-    Samples,
     Verdicts,
     agreement,
-    base_nats,
     base_perplexity,
     divergence,
     judge_blocks,
     judged,
 )
-from factorlm.evaluation.responses import respond
+from factorlm.evaluation.responses import Samples, base_nats, distinct_prompts, respond
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.factors.store import manifests
 from factorlm.inference import Sampling
@@ -127,19 +124,6 @@ def run(bench: Workbench, settings: Settings) -> Findings:
             )  # fmt: skip
             doses[factor][strength] = condition(f"{factor} {strength:+g}", samples)
     return _findings(bench, settings, models, doses, mine, judges)
-
-
-def distinct_prompts(bench: Workbench, part: str, number: int) -> list[str]:
-    """The first distinct prompts of a data set.
-
-    Raises:
-        InputError: if there are fewer.
-    """
-    found = list(dict.fromkeys(str(row["prompt"]) for row in bench.data.rows(part) if row.get("prompt")))
-    if len(found) < number:
-        raise InputError(f"{number} different prompts are wanted of {part}, got {len(found)}; ask for fewer")
-    bench.used[part] = fingerprint(found[:number])
-    return found[:number]
 
 
 def targets(bench: Workbench, settings: Settings) -> list[str]:

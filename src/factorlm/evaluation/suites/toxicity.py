@@ -26,16 +26,13 @@ from factorlm.evaluation.document import (
 from factorlm.evaluation.intervals import Comparison, Estimate, adjusted, compare, mean_interval
 from factorlm.evaluation.judges import judges_for, load_judge
 from factorlm.evaluation.judging import (
-    Samples,
     Verdicts,
     agreement,
-    base_nats,
     base_perplexity,
     judge_blocks,
     judged,
 )
-from factorlm.evaluation.responses import respond
-from factorlm.evaluation.suites.control import distinct_prompts
+from factorlm.evaluation.responses import Samples, base_nats, distinct_prompts, respond
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.inference import Sampling
 from factorlm.settings import Config
