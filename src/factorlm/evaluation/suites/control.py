@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated
 
 import numpy as np
@@ -32,6 +33,7 @@ from factorlm.evaluation.judging import (
     judge_blocks,
     judged,
 )
+from factorlm.evaluation.rates import AttributeRate
 from factorlm.evaluation.responses import Samples, base_nats, distinct_prompts, respond
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.factors.store import manifests
@@ -76,19 +78,38 @@ class Settings(Config):
         return cls(num_prompts=200, strengths=(-0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Condition:
-    """Texts written in one way, with everything said of them.
+    """Texts written in one way, with everything said of them; each number is found once.
 
     Attributes:
         name: for tables.
         samples: the texts.
         verdicts: of each judge, by name.
+        seed: of the intervals.
     """
 
     name: str
     samples: Samples
     verdicts: dict[str, Verdicts]
+    seed: int
+    rates: dict[tuple[str, str], AttributeRate] = field(default_factory=dict, init=False)
+
+    def rate(self, judge: str, label: str) -> AttributeRate:
+        """Share of the texts that a judge gives a label."""
+        if (judge, label) not in self.rates:
+            self.rates[judge, label] = self.verdicts[judge].rate(label, self.seed)
+        return self.rates[judge, label]
+
+    @cached_property
+    def price(self) -> Estimate:
+        """Perplexity of the texts under the base model."""
+        return base_perplexity(self.samples, self.seed)
+
+    @cached_property
+    def moved(self) -> Estimate:
+        """Nats a token that they lie from the base model."""
+        return divergence(self.samples, self.seed)
 
 
 def run(bench: Workbench, settings: Settings) -> Findings:
@@ -105,7 +126,8 @@ def run(bench: Workbench, settings: Settings) -> Findings:
             raise InputError(f"a judge of {name!r} is needed, got {', '.join(j.name for j in judges)}; add one")
 
     def condition(name: str, samples: Samples) -> Condition:
-        return Condition(name, samples, {j.name: judged(bench, j, samples, f"judging {name}") for j in judges})
+        verdicts = {j.name: judged(bench, j, samples, f"judging {name}") for j in judges}
+        return Condition(name, samples, verdicts, bench.seed)
 
     common = {"n": settings.samples, "max_tokens": settings.max_tokens, "sampling": settings.sampling}
     models = [
@@ -158,7 +180,7 @@ def _findings(
     comparisons: list[Comparison] = []
     for factor, found in mine.items():
         for judge in found:
-            rates = {c.name: c.verdicts[judge.name].rate(factor, seed) for c in models}
+            rates = {c.name: c.rate(judge.name, factor) for c in models}
             measures[f"{factor} by {judge.name}"] = {name: rate.raw for name, rate in rates.items()}
             measures[f"{factor} by {judge.name}, corrected"] = {name: rate.corrected for name, rate in rates.items()}
             comparisons += [
@@ -171,7 +193,7 @@ def _findings(
                 )
                 for rival in models[1:]
             ]
-    measures["base perplexity"] = {c.name: base_perplexity(c.samples, seed) for c in models}
+    measures["base perplexity"] = {c.name: c.price for c in models}
     comparisons += [
         compare(
             "base perplexity",
@@ -183,14 +205,12 @@ def _findings(
         )
         for rival in models[1:]
     ]
-    sections = [_as_given(models, judges, seed)]
+    sections = [_as_given(models, judges)]
     headlines, cautions = [], []
     for factor, by_strength in doses.items():
-        sections.append(_dose_section(factor, by_strength, models, mine[factor], seed))
+        sections.append(_dose_section(factor, by_strength, models, mine[factor]))
         first = mine[factor][0].name
-        steps = [
-            f"{c.verdicts[first].rate(factor, seed).raw.value:.0%} at {_signed(s)}" for s, c in by_strength.items()
-        ]
+        steps = [f"{_percent(c.rate(first, factor).raw)} at {_signed(s)}" for s, c in by_strength.items()]
         headlines.append(f"{factor}: judged so by {first} {', '.join(steps)} nats a token.")
         everything = [*by_strength.values(), *models]
         for judge in mine[factor][1:]:
@@ -200,7 +220,9 @@ def _findings(
                     f"{first} and {judge.name} agree little about {factor} on these texts (kappa {kappa:.2f}): "
                     "trust what both say."
                 )
-        measures |= {f"{factor} {s:+g}": _of_dose(c, mine[factor], factor, seed) for s, c in by_strength.items()}
+        for s, c in by_strength.items():
+            seen = {j.name: c.rate(j.name, factor).raw for j in mine[factor]}
+            measures[f"{factor} {s:+g}"] = {**seen, "base perplexity": c.price}
     sections.append(_interference(settings, doses, judges))
     sections.append(Section(title="Judges", blocks=judge_blocks(judges)))
     if settings.num_prompts < 100:
@@ -225,9 +247,8 @@ def _signed(strength: float) -> str:
     return f"{strength:+g}" if strength else "0"
 
 
-def _of_dose(condition: Condition, judges: Sequence[Judge], factor: str, seed: int) -> dict[str, Estimate]:
-    found = {j.name: condition.verdicts[j.name].rate(factor, seed).raw for j in judges}
-    return {**found, "base perplexity": base_perplexity(condition.samples, seed)}
+def _percent(share: Estimate) -> str:
+    return "not measured" if share.value is None else f"{share.value:.0%}"
 
 
 def _pooled_agreement(conditions: Sequence[Condition], first: str, second: str, label: str) -> float | None:
@@ -238,7 +259,7 @@ def _pooled_agreement(conditions: Sequence[Condition], first: str, second: str, 
     return agreement(pooled(first), pooled(second), label)
 
 
-def _as_given(models: list[Condition], judges: list[Judge], seed: int) -> Section:
+def _as_given(models: list[Condition], judges: list[Judge]) -> Section:
     labels = [(j, label) for j in judges for label in shown_labels(j)]
     columns = (
         Column(title="model"),
@@ -248,8 +269,7 @@ def _as_given(models: list[Condition], judges: list[Judge], seed: int) -> Sectio
     )
     rows: list[tuple[Cell, ...]] = []
     for c in models:
-        rates = (c.verdicts[j.name].rate(label, seed).raw for j, label in labels)
-        rows.append((c.name, *rates, base_perplexity(c.samples, seed), divergence(c.samples, seed)))
+        rows.append((c.name, *(c.rate(j.name, label).raw for j, label in labels), c.price, c.moved))
     table = Table(
         title="Every attribute of every model",
         columns=columns,
@@ -269,13 +289,12 @@ def shown_labels(judge: Judge) -> list[str]:
 
 
 def _dose_section(
-    factor: str, by_strength: dict[float, Condition], models: list[Condition], judges: list[Judge], seed: int
+    factor: str, by_strength: dict[float, Condition], models: list[Condition], judges: list[Judge]
 ) -> Section:
     strengths = tuple(by_strength)
     conditions = list(by_strength.values())
-    rates = {j.name: [c.verdicts[j.name].rate(factor, seed) for c in conditions] for j in judges}
+    rates = {j.name: [c.rate(j.name, factor) for c in conditions] for j in judges}
     first = judges[0].name
-    perplexities = [base_perplexity(c.samples, seed) for c in conditions]
     series = [Series(name=f"by {n}", x=strengths, y=tuple(r.raw for r in found)) for n, found in rates.items()]
     if all(r.corrected.value is not None for r in rates[first]):
         corrected = tuple(r.corrected for r in rates[first])
@@ -291,15 +310,15 @@ def _dose_section(
     points = [
         Series(
             name=factor,
-            x=tuple(perplexities),
+            x=tuple(c.price for c in conditions),
             y=tuple(r.raw for r in rates[first]),
             labels=tuple(map(_signed, strengths)),
         )
     ]
     for c in models:
-        rate = c.verdicts[first].rate(factor, seed).raw
+        rate = c.rate(first, factor).raw
         if rate.value is not None:
-            points.append(Series(name=c.name, x=(base_perplexity(c.samples, seed),), y=(rate,)))
+            points.append(Series(name=c.name, x=(c.price,), y=(rate,)))
     pareto = Scatter(
         title=f"What {factor} texts cost",
         x_label="perplexity under the base model",
@@ -321,8 +340,8 @@ def _dose_section(
             s,
             *(found[i].raw for found in rates.values()),
             rates[first][i].corrected,
-            perplexities[i],
-            divergence(c.samples, seed),
+            c.price,
+            c.moved,
         )
         for i, (s, c) in enumerate(by_strength.items())
     )
