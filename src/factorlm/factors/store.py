@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from pydantic import ValidationError
 
 from factorlm.errors import InputError, IntegrityError, UnknownNameError
 from factorlm.factors.manifest import NAME_PATTERN, Manifest
+from factorlm.files import write_whole_folder
 from factorlm.models.download import file_sha256
 from factorlm.settings import explain_validation
 
@@ -65,30 +64,20 @@ class Store:
 
         self.check_name(manifest.name, replace=replace)
         target = self.folder / manifest.name
-        partial = self.folder / f".{manifest.name}.{uuid.uuid4().hex}.partial"
-        partial.mkdir()
-        try:
+
+        def write(folder: Path) -> None:
             files = {}
             if tensors:
-                safetensors.torch.save_file({k: t.contiguous() for k, t in tensors.items()}, partial / WEIGHTS)
-                files[WEIGHTS] = file_sha256(partial / WEIGHTS)
+                safetensors.torch.save_file({k: t.contiguous() for k, t in tensors.items()}, folder / WEIGHTS)
+                files[WEIGHTS] = file_sha256(folder / WEIGHTS)
             complete = manifest.model_copy(update={"files": files})
-            (partial / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            old = self.folder / f".{manifest.name}.{uuid.uuid4().hex}.old"
-            if target.exists():
-                os.replace(target, old)
-            try:
-                os.replace(partial, target)
-            except OSError:
-                if old.exists():
-                    os.replace(old, target)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
+            (folder / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+        try:
+            write_whole_folder(target, write)
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{target} cannot be written: {reason}; set FACTORLM_STORE to another folder") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return target
 
 
@@ -158,16 +147,28 @@ def verify(folder: Path, manifest: Manifest) -> None:
             raise IntegrityError(
                 f"{folder}: weights must be a .safetensors file beside factor.json, got {name}; not read"
             )
-        if not path.is_file():
-            raise IntegrityError(f"{path} is missing; install the factor again")
-        with path.open("rb") as file:
-            if file.read(4).startswith(PICKLE_SIGNS):
-                raise IntegrityError(f"{path} is a pickle, which can run code, not safetensors; not read")
-        found = file_sha256(path)
-        if found != expected:
-            raise IntegrityError(
-                f"{path} is corrupted: sha256 should be {expected[:12]}…, is {found[:12]}…; install the factor again"
-            )
+        verify_weights(path, expected, "install the factor again")
+
+
+def verify_weights(path: Path, expected: str, remedy: str) -> None:
+    """Check one file of weights.
+
+    Args:
+        path: of the file.
+        expected: its sha256.
+        remedy: what to do if it is not as it should be.
+
+    Raises:
+        IntegrityError: if it is missing, changed, or a pickle.
+    """
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing; {remedy}")
+    with path.open("rb") as file:
+        if file.read(4).startswith(PICKLE_SIGNS):
+            raise IntegrityError(f"{path} is a pickle, which can run code, not safetensors; not read")
+    found = file_sha256(path)
+    if found != expected:
+        raise IntegrityError(f"{path} is corrupted: sha256 should be {expected[:12]}…, is {found[:12]}…; {remedy}")
 
 
 def load(name: str) -> Unbound:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,8 @@ from factorlm.errors import InputError, IntegrityError, UnknownNameError
 from factorlm.evaluation.judges.card import FREE_LICENCES, JudgeCard
 from factorlm.evaluation.judges.judge import Classifier, Judge
 from factorlm.factors.manifest import NAME_PATTERN
-from factorlm.factors.store import PICKLE_SIGNS
+from factorlm.factors.store import verify_weights
+from factorlm.files import write_whole_folder
 from factorlm.models.download import file_sha256
 from factorlm.settings import explain_validation
 
@@ -58,27 +57,17 @@ class JudgeStore:
         card.check_floor()
         self.check(card.name, {source.name: source.licence for source in card.train})
         target = self.folder / card.name
-        partial, old = (self.folder / f".{card.name}.{uuid.uuid4().hex}.{end}" for end in ("partial", "old"))
+
+        def write(folder: Path) -> None:
+            safetensors.torch.save_file({k: t.contiguous() for k, t in tensors.items()}, folder / WEIGHTS)
+            complete = card.model_copy(update={"files": {WEIGHTS: file_sha256(folder / WEIGHTS)}})
+            (folder / CARD).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
         try:
-            partial.mkdir(parents=True)
-            safetensors.torch.save_file({k: t.contiguous() for k, t in tensors.items()}, partial / WEIGHTS)
-            complete = card.model_copy(update={"files": {WEIGHTS: file_sha256(partial / WEIGHTS)}})
-            (partial / CARD).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            if target.exists():
-                os.replace(target, old)
-            try:
-                os.replace(partial, target)
-            except OSError:
-                if old.exists():
-                    os.replace(old, target)
-                raise
+            write_whole_folder(target, write)
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{target} cannot be written: {reason}; set FACTORLM_JUDGES to another folder") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            if target.exists():
-                shutil.rmtree(old, ignore_errors=True)
         return target
 
 
@@ -142,16 +131,7 @@ def load_judge(name: str) -> Judge:
         raise IntegrityError(
             f"{folder / CARD} must give the sha256 of {WEIGHTS} alone, got {sorted(card.files)}; train the judge again"
         )
-    if not path.is_file():
-        raise IntegrityError(f"{path} is missing; train the judge again")
-    with path.open("rb") as file:
-        if file.read(4).startswith(PICKLE_SIGNS):
-            raise IntegrityError(f"{path} is a pickle, which can run code, not safetensors; not read")
-    found = file_sha256(path)
-    if found != card.files[WEIGHTS]:
-        raise IntegrityError(
-            f"{path} is corrupted: sha256 should be {card.files[WEIGHTS][:12]}…, is {found[:12]}…; train it again"
-        )
+    verify_weights(path, card.files[WEIGHTS], "train the judge again")
     card.check_floor()
     try:
         classifier = Classifier.of(card.labels, card.features, safetensors.torch.load_file(path))
