@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from factorlm.cli.create import create
+from factorlm.cli.options import Json, Name
+from factorlm.cli.train import train
 
 if TYPE_CHECKING:
     from factorlm.factors.manifest import Manifest
 
 app = typer.Typer(no_args_is_help=True)
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-Name = Annotated[str, typer.Argument(help="Name of the factor.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Supersede a factor of that name.")]
+app.command("create")(create)
+app.command("train")(train)
 
 
 @app.command("list")
@@ -134,144 +136,6 @@ def _show_tokens(name: str, encoder: str, count: int) -> None:
 
 def _token(token_bytes: bytes) -> str:
     return token_bytes.decode("utf-8", "replace").replace(" ", "␣").replace("\n", "↵")
-
-
-@app.command("train")
-def train(
-    name: Name,
-    positive: Annotated[Path | None, typer.Option("--positive", help="Texts that have it, one a line.")] = None,
-    negative: Annotated[Path | None, typer.Option("--negative", help="Texts that do not, one a line.")] = None,
-    table: Annotated[Path | None, typer.Option("--table", help="Or a .jsonl or .tsv of text and label.")] = None,
-    label: Annotated[str, typer.Option("--label", help="The label in the table that has it.")] = "1",
-    description: Annotated[str, typer.Option("--description", help="One line for lists.")] = "",
-    licence: Annotated[str, typer.Option("--licence", help="Of the trained factor.")] = "unspecified",
-    model: Annotated[str, typer.Option("--model", help="Name, folder or hub name of the encoder.")] = "smollm2",
-    rank: Annotated[
-        int,
-        typer.Option(
-            "--rank", min=0, help="Also learn a map of this rank; kept only if it steers better at equal divergence."
-        ),
-    ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the order of texts.")] = 0,
-    replace: Replace = False,
-) -> None:
-    """Train a head from texts that have an attribute and texts that do not.
-
-    Example: factorlm factor train wry --positive wry.txt --negative plain.txt
-    """
-    from factorlm.cli.terminal import console, progress
-    from factorlm.errors import InputError
-    from factorlm.factors.examples import from_files, from_table, split
-    from factorlm.factors.store import default_stores
-    from factorlm.factors.training import Description, train_head
-    from factorlm.models.loading import DEFAULT_MODEL, load_model
-
-    if table is not None and positive is None and negative is None:
-        examples, origin = from_table(table, positive=label), f"{table} --label {label}"
-    elif table is None and positive is not None and negative is not None:
-        examples, origin = from_files(positive, negative), f"{positive} against {negative}"
-    else:
-        raise InputError(
-            "two files (--positive and --negative) or one labelled --table are needed; give one or the other"
-        )
-    store = default_stores()[0]
-    store.check_name(name, replace=replace)
-    split(examples)  # complain before the model is loaded
-    about = Description(
-        name=name, description=description, label=origin, licence=licence, sources=((origin, licence, ""),)
-    )
-    lm = load_model(model)
-    with progress() as report:
-        trained = train_head(lm, examples, about, rank=rank, seed=seed, report=report)
-    folder = store.save(trained.manifest, trained.tensors, replace=replace)
-    calibration = trained.manifest.calibration
-    assert calibration is not None
-    seconds = sum(trained.seconds.values())
-    console.print(
-        f"[bold]{name}[/bold] is in {folder} after {seconds:.0f} s; held-out AUC {calibration.dev_auc:.3f}",
-        soft_wrap=True,
-    )
-    if calibration.dev_auc < 0.6:
-        console.print("[yellow]it tells the held-out texts apart hardly better than chance: it may not steer[/yellow]")
-    other = "" if model == DEFAULT_MODEL else f" --model {model}"
-    console.print(f'try: factorlm generate "The food was" --factor {name}=0.3{other} --explain', markup=False)
-    if rank:
-        console.print(_kept(trained.manifest, rank), soft_wrap=True)
-
-
-def _kept(manifest: Manifest, rank: int) -> str:
-    """Whether training kept the map, and the comparison that decided it."""
-    from factorlm.factors.manifest import HeadSettings
-    from factorlm.factors.separation import STRENGTH
-    from factorlm.factors.training import ERROR, effect_key
-
-    assert isinstance(manifest.settings, HeadSettings)
-    by_map, by_bias = (
-        f"{manifest.effect[key]:.2f} ± {manifest.effect[key + ERROR]:.2f}"
-        for key in (effect_key(f"rank {rank}"), effect_key("bias"))
-    )
-    verdict = f"the map of rank {rank}" if manifest.settings.rank else "the bias alone"
-    return f"kept {verdict}: at strength {STRENGTH} the map separates texts by {by_map}, the bias by {by_bias}"
-
-
-@app.command("create")
-def create(
-    name: Name,
-    word: Annotated[list[str], typer.Option("--word", help="A word or phrase; may be given several times.")] = [],  # noqa: B006
-    words: Annotated[Path | None, typer.Option("--words", help="A file with one word or phrase a line.")] = None,
-    boost: Annotated[float, typer.Option("--boost", help="Nats for each word; may be negative.")] = 2.0,
-    ban: Annotated[bool, typer.Option("--ban", help="Make the words impossible.")] = False,
-    case_sensitive: Annotated[bool, typer.Option("--case-sensitive", help="Match case.")] = False,
-    anywhere: Annotated[bool, typer.Option("--anywhere", help="Match inside longer words, too.")] = False,
-    instruction: Annotated[str, typer.Option("--prompt", help="Or: an instruction, as a ratio of distributions.")] = "",
-    expert: Annotated[str | None, typer.Option("--expert", help="Or: the model to move towards.")] = None,
-    anti: Annotated[str | None, typer.Option("--anti", help="And the model to move away from.")] = None,
-    description: Annotated[str, typer.Option("--description", help="One line for lists.")] = "",
-    replace: Replace = False,
-) -> None:
-    """Make a factor that needs no training: from words, from an instruction, or from two models.
-
-    Example: factorlm factor create no-swearing --words bad.txt --ban
-    """
-    import math
-
-    from factorlm.cli.terminal import console
-    from factorlm.errors import InputError
-    from factorlm.factors.examples import read_lines
-    from factorlm.factors.lexicon import Lexicon
-    from factorlm.factors.manifest import ContrastSettings, LexiconSettings, Manifest, PromptSettings
-    from factorlm.factors.store import default_stores
-    from factorlm.models.loading import folder_of_model
-    from factorlm.text import letters
-
-    phrases = [*word, *(read_lines(words) if words else [])]
-    kinds = [bool(phrases), bool(instruction.strip()), expert is not None or anti is not None]
-    if sum(kinds) != 1:
-        raise InputError("one of --word/--words, --prompt, or --expert/--anti is needed; give exactly one kind")
-    if not math.isfinite(boost):
-        raise InputError(f"a boost is a finite number of nats, got {boost}; --ban makes words impossible")
-    settings: LexiconSettings | PromptSettings | ContrastSettings
-    if phrases:
-        settings = LexiconSettings(
-            phrases=dict.fromkeys(phrases, None if ban else boost),
-            case_sensitive=case_sensitive,
-            whole_word=not anywhere,
-        )
-    elif instruction.strip():
-        settings = PromptSettings(instruction=instruction)
-    else:
-        settings = ContrastSettings(expert=expert, anti_expert=anti)
-    store = default_stores()[0]
-    store.check_name(name, replace=replace)
-    if phrases:
-        Lexicon(name, dict.fromkeys(phrases, boost), letters("a"))  # complains of what cannot be a phrase
-    for other in (expert, anti):
-        if other is not None:
-            folder_of_model(other)
-    folder = store.save(Manifest(name=name, description=description, settings=settings), replace=replace)
-    console.print(f"[bold]{name}[/bold] ({settings.kind}) is in {folder}", soft_wrap=True)
-    usage = f"{name}^1" if phrases and ban else f"{name}=0.3"
-    console.print(f'try: factorlm generate "The food was" --factor {usage} --explain')
 
 
 @app.command("verify")

@@ -74,6 +74,7 @@ class Calibration(Config):
         dev_loss: cross-entropy of the calibrated label probability on the dev split, in nats.
         dev_auc: area under the curve of the evidence on the dev split.
         test_auc: the same on the test texts, if there were any.
+        pair_accuracy: share of held-out preference pairs ordered rightly; None where it was not learned from pairs.
     """
 
     scale: float
@@ -81,6 +82,55 @@ class Calibration(Config):
     dev_loss: float
     dev_auc: float
     test_auc: dict[str, float] = Field(default_factory=dict)
+    pair_accuracy: float | None = None
+
+
+class Change(Config):
+    """An edit.
+
+    Attributes:
+        version: that it was made to.
+        what: it did, in a line.
+    """
+
+    version: str
+    what: str
+
+
+class Dose(Config):
+    """What a factor used alone does to texts at one strength.
+
+    Attributes:
+        strength: signed nats per token.
+        rate: share of texts judged to have the attribute.
+        rate_error: its standard error over openings.
+        perplexity_ratio: perplexity of the texts under the base model, over that of its own texts.
+        distinct: share of different trigrams among those of the texts.
+    """
+
+    strength: float
+    rate: float
+    rate_error: float
+    perplexity_ratio: float
+    distinct: float
+
+
+class Response(Config):
+    """Dose and response, in the eyes of a judge.
+
+    Attributes:
+        judge: which one, and what it learned from.
+        accuracy: of the judge on texts held out from it.
+        num_texts: at each strength.
+        num_tokens: of each text.
+        doses: by rising strength, 0 among them.
+    """
+
+    judge: str
+    accuracy: float
+    num_texts: int
+    num_tokens: int
+    doses: tuple[Dose, ...]
 
 
 class Manifest(Config):
@@ -98,6 +148,9 @@ class Manifest(Config):
     strengths: StrengthMap | None = None
     data: DataCard = DataCard()
     effect: dict[str, float] = Field(default_factory=dict)
+    response: Response | None = None
+    origin: str = ""  # how it came from another factor, where it did
+    changes: tuple[Change, ...] = ()  # edits, the oldest first
     files: dict[str, str] = Field(default_factory=dict)
 
     @property
