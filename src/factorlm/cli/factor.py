@@ -1,4 +1,4 @@
-"""factorlm factor: list, show, train, create and verify factors."""
+"""factorlm factor: everything about factors; the longer commands have files of their own."""
 
 from __future__ import annotations
 
@@ -7,163 +7,126 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from factorlm.cli.build import build, build_all
+from factorlm.cli.correlate import correlate
 from factorlm.cli.create import create
+from factorlm.cli.edit import edit
+from factorlm.cli.measure import measure
 from factorlm.cli.options import Json, Name
+from factorlm.cli.port import port
+from factorlm.cli.pull import list_shared, pull
+from factorlm.cli.push import push
+from factorlm.cli.show import show
 from factorlm.cli.train import train
+from factorlm.cli.verify import verify
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from factorlm.factors.manifest import Manifest
 
 app = typer.Typer(no_args_is_help=True)
-app.command("create")(create)
-app.command("train")(train)
+
+SHOWN_DOSES = (0.0, 0.2, 0.6)
 
 
 @app.command("list")
-def list_factors(as_json: Json = False) -> None:
-    """Show the factors that can be named: your own, then those of the package."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    from factorlm.cli.terminal import console
-    from factorlm.factors.store import SHELF, manifests
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("name", "kind", "version", "AUC", "exponent at 0.2", "licence", "what it is"):
-        table.add_column(heading, justify="right" if heading in ("AUC", "exponent at 0.2") else "left")
-    for folder, manifest in manifests():
-        if as_json:
-            found = manifest.model_dump(mode="json", exclude={"files", "data", "settings"})
-            print(json.dumps({**found, "kind": manifest.kind, "folder": str(folder)}, ensure_ascii=False))
-            continue
-        own = "" if folder.parent == SHELF else " [dim](yours)[/dim]"
-        auc = f"{manifest.calibration.dev_auc:.2f}" if manifest.calibration else ""
-        exponent = f"{manifest.strengths.exponent(0.2):.2f}" if manifest.strengths else ""
-        table.add_row(
-            f"[bold]{manifest.name}[/bold]{own}",
-            manifest.kind,
-            manifest.version,
-            auc,
-            exponent,
-            escape(manifest.licence),
-            escape(manifest.description),
-        )
-    if not as_json:
-        console.print(table)
-
-
-@app.command("show")
-def show_factor(
-    name: Name,
-    tokens: Annotated[int, typer.Option("--tokens", min=0, help="Tokens pushed and pulled most.")] = 16,
+def list_factors(
+    kind: Annotated[str | None, typer.Option("--kind", help="Only factors of this kind, such as head.")] = None,
+    source: Annotated[str | None, typer.Option("--from", help="What a shared store has, instead.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a factor's card: meaning, evidence, strengths, data, and the tokens it pushes most."""
-    from rich.markup import escape
-
-    from factorlm.cli.terminal import console
-    from factorlm.factors.store import folder_of, read_manifest, verify
-
-    folder = folder_of(name)
-    manifest = read_manifest(folder)
-    verify(folder, manifest)
-    if as_json:
-        print(manifest.model_dump_json())
-        return
-    console.print(
-        f"[bold]{manifest.name}[/bold] {manifest.version}  [dim]{manifest.kind}, {escape(manifest.licence)}[/dim]"
-    )
-    for line in (manifest.description, manifest.label):
-        if line:
-            console.print(line, markup=False)
-    console.print()
-    _show_numbers(manifest)
-    if manifest.encoder is not None and manifest.kind == "head" and tokens:
-        _show_tokens(name, manifest.encoder.name, tokens)
-
-
-def _show_numbers(manifest: Manifest) -> None:
-    from rich.markup import escape
+    """Show the factors that can be named: your own, then those of the package."""
     from rich.table import Table
 
     from factorlm.cli.terminal import console
+    from factorlm.errors import UnknownNameError
+    from factorlm.factors.store import KINDS, manifests
 
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="dim")
-    table.add_column()
-    if manifest.encoder:
-        table.add_row("encoder", f"{manifest.encoder.name} ({manifest.encoder.fingerprint})")
-    if manifest.calibration:
-        calibration = manifest.calibration
-        table.add_row("held-out AUC", f"{calibration.dev_auc:.3f}, cross-entropy {calibration.dev_loss:.3f} nats")
-        for test, auc in calibration.test_auc.items():
-            table.add_row(f"AUC on {test}", f"{auc:.3f}")
-    if manifest.strengths:
-        strengths = (-0.6, -0.2, 0.2, 0.6)
-        pairs = [f"{s:+} is ^{manifest.strengths.exponent(s):.2f}" for s in strengths]
-        table.add_row("strength to exponent", ", ".join(pairs))
-    for what, value in manifest.effect.items():
-        table.add_row(what, f"{value:.2f}")
-    for source in manifest.data.train:
-        table.add_row("trained on", escape(f"{source.num_texts} texts of {source.name} ({source.licence})"))
-        if source.credit:
-            table.add_row("", escape(source.credit))
-    if manifest.data.recipe:
-        table.add_row("recipe", escape(manifest.data.recipe))
+    if source is not None:
+        list_shared(source, as_json=as_json)
+        return
+    if kind is not None and kind not in KINDS:
+        raise UnknownNameError.of("kind of factor", kind, KINDS)
+    found = [(folder, m) for folder, m in manifests() if kind in (None, m.kind)]
+    if as_json:
+        for folder, manifest in found:
+            tree = manifest.model_dump(mode="json", exclude={"files", "data", "settings"})
+            row = {**tree, "kind": manifest.kind, "num_bytes": _num_bytes(folder), "folder": str(folder)}
+            print(json.dumps(row, ensure_ascii=False))
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in (
+        "name",
+        "kind",
+        "version",
+        "AUC",
+        "texts that have it",
+        "perplexity",
+        "kB",
+        "licence",
+        "what it is",
+    ):
+        table.add_column(heading, justify="right" if heading in ("AUC", "perplexity", "kB") else "left")
+    for folder, manifest in sorted(found, key=lambda row: (row[1].kind, row[1].name)):
+        table.add_row(*_row(folder, manifest))
     console.print(table)
+    doses = ", ".join(f"{dose:+g}" if dose else "0" for dose in SHOWN_DOSES)
+    console.print(
+        f"[dim]texts that have it, in the eyes of a judge, at strengths {doses}; perplexity under the base at the last "
+        "two, times its own[/dim]",
+        soft_wrap=True,
+    )
 
 
-def _show_tokens(name: str, encoder: str, count: int) -> None:
-    from factorlm.cli.terminal import console
-    from factorlm.factors import Head, bind, factor
-    from factorlm.factors.calibration import neutral_states
-    from factorlm.models.loading import load_model
+def _row(folder: Path, manifest: Manifest) -> list[str]:
+    from rich.markup import escape
 
-    lm = load_model(encoder)
-    head = bind(factor(name), lm)
-    assert isinstance(head, Head)
-    states = neutral_states(lm)
-    usual_V = states.log_prob_NV.exp().mean(0)  # tokens that the model would write somewhere
-    push_V = head.potential(states.hidden_ND).mean(0)
-    push_V = push_V - (push_V * usual_V).sum()
-    seen = (usual_V > 1e-6).nonzero()[:, 0]
-    order = seen[push_V[seen].argsort(descending=True)].tolist()
-    for title, chosen, colour in (("pushes", order[:count], "green"), ("pulls", order[-count:][::-1], "red")):
-        shown = "  ".join(f"{_token(lm.vocabulary.token_bytes[t])} {push_V[t]:+.2f}" for t in chosen)
-        console.print(f"\n[{colour}]{title}[/{colour}] [dim](nats at exponent 1)[/dim]")
-        console.print(shown, markup=False)
+    from factorlm.factors.store import SHELF
+
+    own = "" if folder.parent == SHELF else " [dim](yours)[/dim]"
+    rates, costs = "", ""
+    if manifest.response:
+        by_strength = {d.strength: d for d in manifest.response.doses}
+        doses = [by_strength[s] for s in SHOWN_DOSES if s in by_strength]
+        rates = " → ".join(f"{d.rate:.0%}" for d in doses)
+        costs = " ".join(f"×{d.perplexity_ratio:.2f}" for d in doses if d.strength)
+    return [
+        f"[bold]{manifest.name}[/bold]{own}",
+        manifest.kind,
+        manifest.version,
+        f"{manifest.calibration.dev_auc:.2f}" if manifest.calibration else "",
+        rates,
+        costs,
+        f"{_num_bytes(folder) / 1024:.0f}",
+        escape(manifest.licence),
+        escape(manifest.description),
+    ]
 
 
-def _token(token_bytes: bytes) -> str:
-    return token_bytes.decode("utf-8", "replace").replace(" ", "␣").replace("\n", "↵")
+def _num_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
-@app.command("verify")
-def verify_factors(
-    names: Annotated[list[str] | None, typer.Argument(help="Which factors; all of them if none is named.")] = None,
-) -> None:
-    """Check the files of factors against their manifests."""
-    from factorlm.cli.terminal import console
-    from factorlm.factors.store import folder_of, manifests, read_manifest, verify
-
-    folders = [folder_of(name) for name in names] if names else [folder for folder, _ in manifests()]
-    for folder in folders:
-        manifest = read_manifest(folder)
-        verify(folder, manifest)
-        console.print(f"[green]sound[/green] {manifest.name} {manifest.version}")
+app.command("show")(show)
+app.command("train")(train)
+app.command("create")(create)
+app.command("edit")(edit)
+app.command("measure")(measure)
+app.command("correlate")(correlate)
+app.command("port")(port)
+app.command("build")(build)
+app.command("build-all")(build_all)
+app.command("push")(push)
+app.command("pull")(pull)
+app.command("verify")(verify)
 
 
 @app.command("remove")
 def remove(name: Name) -> None:
-    """Remove a factor of your own."""
-    import shutil
-
+    """Remove a factor of your own, with every version of it that edits have kept."""
     from factorlm.cli.terminal import console
-    from factorlm.errors import UnknownNameError
     from factorlm.factors.store import default_stores
 
-    store = default_stores()[0]
-    if name not in store.names():
-        raise UnknownNameError.of("factor of your own", name, store.names())
-    shutil.rmtree(store.folder / name)
+    default_stores()[0].remove(name)
     console.print(f"removed {name}")

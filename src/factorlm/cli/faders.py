@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from factorlm.errors import InputError
 
 if TYPE_CHECKING:
+    from factorlm.factors.doses import Choice
     from factorlm.inference import Model
 
 HELP = (
@@ -38,7 +39,7 @@ def parse(options: list[str]) -> list[Fader]:
         for sign in "=^":
             name, found, number = option.rpartition(sign)
             if found:
-                value = _number(number, option)
+                value = _number(number, name + sign)
                 faders.append(Fader(name, value if sign == "=" else None, value if sign == "^" else None))
                 break
         else:
@@ -81,13 +82,37 @@ def compose(model: Model, faders: list[Fader], bare_exponent: float | None = Non
     return model
 
 
-def _number(text: str, option: str) -> float:
+def parse_targets(options: list[str]) -> dict[str, float]:
+    """The wanted attribute rate of each factor, from NAME=RATE.
+
+    Raises:
+        InputError: for anything else, or a factor given twice.
+    """
+    targets: dict[str, float] = {}
+    for option in options:
+        name, found, number = option.rpartition("=")
+        if not found or not name:
+            raise InputError(f"a target is given as NAME=RATE, got {option!r}; positive=0.9 asks for nine in ten")
+        if name in targets:
+            raise InputError(f"each factor has one target, got two for {name!r}; leave one out")
+        share = _number(number.removesuffix("%"), f"{name}=", "--target")
+        targets[name] = share / 100 if number.endswith("%") else share
+    return targets
+
+
+def chosen(targets: dict[str, float]) -> dict[str, Choice]:
+    """The strength of each factor that reaches its target, by the dose and response on its card."""
+    from factorlm.factors.doses import choose
+    from factorlm.factors.store import folder_of, read_manifest
+
+    return {name: choose(name, read_manifest(folder_of(name)).response, rate) for name, rate in targets.items()}
+
+
+def _number(text: str, before: str, asked_by: str = "--factor") -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(
-            f"a finite number is needed in --factor {option}, got {text!r}; try {option[: -len(text)] or option}0.3"
-        )
+        raise InputError(f"a finite number is needed in {asked_by} {before}{text}, got {text!r}; try {before}0.3")
     return value

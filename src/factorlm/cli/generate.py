@@ -10,6 +10,7 @@ import typer
 from factorlm.cli import faders
 
 if TYPE_CHECKING:
+    from factorlm.factors.doses import Choice
     from factorlm.inference import Model, Response, Sampling
 
 SAMPLERS = ("local",)
@@ -18,6 +19,17 @@ SAMPLERS = ("local",)
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
     factor: Annotated[list[str], typer.Option("--factor", help=faders.HELP)] = [],  # noqa: B006
+    target: Annotated[
+        list[str],
+        typer.Option("--target", help="NAME=RATE: the least strength at which so many texts have it, such as 0.9."),
+    ] = [],  # noqa: B006
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", help="Most nats per token that all factors together may move the base."),
+    ] = None,
+    decorrelate: Annotated[
+        bool, typer.Option("--decorrelate", help="Refit exponents so that factors that push alike count once.")
+    ] = False,
     n: Annotated[int, typer.Option("--n", min=1, help="Number of texts.")] = 1,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=0, help="Most tokens of a text.")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Of all randomness.")] = 0,
@@ -51,7 +63,8 @@ def generate(
 
     if sampler not in SAMPLERS:
         raise UnknownNameError.of("sampler", sampler, SAMPLERS)
-    wanted = faders.parse(factor)
+    choices = faders.chosen(faders.parse_targets(target))
+    wanted = faders.parse(factor + [f"{name}={choice.strength!r}" for name, choice in choices.items()])
     sampling = sampling_of(
         temperature=temperature,
         top_k=top_k,
@@ -64,7 +77,7 @@ def generate(
     prompt = read_prompt(prompt)
     plain = compose(model, dtype=dtype).model
     plain.encode_prompt(prompt, max_tokens, chat=chat)  # complain before anything slow
-    composed = faders.compose(plain, wanted)
+    composed = _fitted(faders.compose(plain, wanted), choices, budget, decorrelate)
     with_explanation = explain or html is not None
     if n == 1 and not as_json:
         response = _stream(composed, prompt, max_tokens, seed, sampling, chat, explain, with_explanation)
@@ -83,6 +96,47 @@ def generate(
 
         explanations = [r.explanation for r in responses if r.explanation is not None]
         write_file(html, page("What each factor did", explanations))
+
+
+def _fitted(model: Model, choices: dict[str, Choice], budget: float | None, decorrelate: bool) -> Model:
+    """The composition after what was asked of it as a whole; what that did, and what it costs, goes to the notes."""
+    from factorlm.algebra import Term, unflatten
+    from factorlm.cli.terminal import notes
+    from factorlm.errors import InputError
+    from factorlm.factors.decorrelation import decorrelated
+    from factorlm.factors.dependence import warnings_of
+    from factorlm.inference.budget import divergence_of, within_budget
+    from factorlm.inference.model import Model
+
+    factors = [(term.factor, term.exponent) for term in model.terms[1:]]
+    if decorrelate:
+        if len(factors) < 2:
+            raise InputError(f"two factors or more are needed to decorrelate, got {len(factors)}; add a --factor")
+        refit = decorrelated(model.lm, [(f, float(exponent)) for f, exponent in factors])
+        for name, before, after in zip(refit.names, refit.exponents_before, refit.exponents_after, strict=True):
+            notes.print(f"[dim]{name}^{before:.3g} becomes {name}^{after:.3g}[/dim]")
+        terms = [Term(f, after) for (f, _), after in zip(factors, refit.exponents_after, strict=True)]
+        model = Model(unflatten([model.terms[0], *terms]), model.lm)
+    else:
+        for line in warnings_of(model.lm, factors):
+            notes.print(f"[yellow]{line}[/yellow]", soft_wrap=True)
+    for name, choice in choices.items():
+        notes.print(
+            f"[dim]{name}={choice.strength:g} for {choice.rate:.0%} (base {choice.base_rate:.0%}); alone it makes the "
+            f"perplexity of texts ×{choice.perplexity_ratio:.2f}[/dim]",
+            soft_wrap=True,
+        )
+    if budget is not None:
+        found = within_budget(model, budget)
+        model = found.model
+        kept = "kept" if found.scale == 1 else f"kept by taking all exponents ×{found.scale:.2f}"
+        notes.print(
+            f"[dim]budget {budget:g} {kept}: {found.divergence:.3f} nats per token, {found.asked:.3f} asked for[/dim]",
+            soft_wrap=True,
+        )
+    elif len(choices) > 1:
+        notes.print(f"[dim]together they move the model by {divergence_of(model):.2f} nats per token[/dim]")
+    return model
 
 
 def as_object(model: Model, response: Response, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""factorlm factor train: learn a factor from examples."""
+"""factorlm factor train: learn a factor from examples, from preferences, or from another factor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from factorlm.cli.options import Name, Replace
 
 if TYPE_CHECKING:
     from factorlm.factors.manifest import Manifest
+    from factorlm.factors.training import Description, Trained
+    from factorlm.factors.unbound import Unbound
 
 
 def train(
@@ -19,60 +21,158 @@ def train(
     negative: Annotated[Path | None, typer.Option("--negative", help="Texts that do not, one a line.")] = None,
     table: Annotated[Path | None, typer.Option("--table", help="Or a .jsonl or .tsv of text and label.")] = None,
     label: Annotated[str, typer.Option("--label", help="The label in the table that has it.")] = "1",
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", help="Or a .jsonl of chosen and rejected, and prompt if there is one.")
+    ] = None,
+    thumbs: Annotated[
+        Path | None, typer.Option("--thumbs", help="Or a .jsonl of text and thumb (up or down), maybe prompt and edit.")
+    ] = None,
+    from_prompt: Annotated[
+        str, typer.Option("--from-prompt", help="Or an instruction, whose effect the head learns without any text.")
+    ] = "",
+    from_lexicon: Annotated[
+        str, typer.Option("--from-lexicon", help="Or a factor, or a file of words one a line, to learn likewise.")
+    ] = "",
+    texts: Annotated[
+        Path | None, typer.Option("--texts", help="More texts to compare with that teacher in, one a line.")
+    ] = None,
+    exponent: Annotated[float, typer.Option("--exponent", help="Of that teacher.")] = 1.0,
     description: Annotated[str, typer.Option("--description", help="One line for lists.")] = "",
     licence: Annotated[str, typer.Option("--licence", help="Of the trained factor.")] = "unspecified",
     model: Annotated[str, typer.Option("--model", help="Name, folder or hub name of the encoder.")] = "smollm2",
     rank: Annotated[
         int,
         typer.Option(
-            "--rank", min=0, help="Also learn a map of this rank; kept only if it steers better at equal divergence."
+            "--rank",
+            min=0,
+            help="Also learn a map of this rank; from texts it is kept only if it steers better at equal divergence.",
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the order of texts.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of texts, and of what is drawn.")] = 0,
     replace: Replace = False,
 ) -> None:
-    """Train a head from texts that have an attribute and texts that do not.
+    """Train a head from texts with and without an attribute, from preferences, or from what another factor does.
 
     Example: factorlm factor train wry --positive wry.txt --negative plain.txt
     """
     from factorlm.cli.terminal import console, progress
     from factorlm.errors import InputError
-    from factorlm.factors.examples import from_files, from_table, split
+    from factorlm.factors.examples import from_files, from_table, read_lines, split
+    from factorlm.factors.feedback import from_pairs, from_thumbs, split_preferences
     from factorlm.factors.store import default_stores
     from factorlm.factors.training import Description, train_head
     from factorlm.models.loading import DEFAULT_MODEL, load_model
 
-    if table is not None and positive is None and negative is None:
-        examples, origin = from_table(table, positive=label), f"{table} --label {label}"
-    elif table is None and positive is not None and negative is not None:
-        examples, origin = from_files(positive, negative), f"{positive} against {negative}"
-    else:
+    instruction, teacher_name = from_prompt.strip(), from_lexicon.strip()
+    ways = [positive is not None or negative is not None, table, pairs, thumbs, instruction, teacher_name]
+    if sum(map(bool, ways)) != 1 or (positive is None) != (negative is None):
         raise InputError(
-            "two files (--positive and --negative) or one labelled --table are needed; give one or the other"
+            "two files (--positive and --negative), one labelled --table, --pairs, --thumbs, --from-prompt or "
+            "--from-lexicon is needed; give exactly one of them"
         )
+    is_distilled = bool(instruction or teacher_name)
+    if not is_distilled and (texts is not None or exponent != 1):
+        raise InputError("--texts and --exponent are for --from-prompt and --from-lexicon; leave them out")
+    if rank and (pairs or thumbs):
+        raise InputError(f"a head from --pairs or --thumbs is a bias alone, got --rank {rank}; leave it out")
     store = default_stores()[0]
     store.check_name(name, replace=replace)
-    split(examples)  # complain before the model is loaded
-    about = Description(
-        name=name, description=description, label=origin, licence=licence, sources=((origin, licence, ""),)
-    )
-    lm = load_model(model)
-    with progress() as report:
-        trained = train_head(lm, examples, about, rank=rank, seed=seed, report=report)
+
+    def about(origin: str) -> Description:
+        sources = () if is_distilled else ((origin, licence, ""),)
+        return Description(name=name, description=description, label=origin, licence=licence, sources=sources)
+
+    # What is read from files complains before the model is loaded.
+    if is_distilled:
+        unbound, origin = _teacher(instruction, teacher_name)
+        more = read_lines(texts) if texts is not None else []
+        trained = _distilled(unbound, about(origin), model, more, exponent, rank, seed)
+    elif pairs is not None or thumbs is not None:
+        from factorlm.factors.preferences import train_preferences
+
+        preferences = from_pairs(pairs) if pairs is not None else from_thumbs(thumbs or "")
+        split_preferences(preferences)
+        lm = load_model(model)
+        with progress() as report:
+            trained = train_preferences(lm, preferences, about(f"{pairs or thumbs}"), seed=seed, report=report)
+    else:
+        if table is not None:
+            examples, origin = from_table(table, positive=label), f"{table} --label {label}"
+        else:
+            examples, origin = from_files(positive or "", negative or ""), f"{positive} against {negative}"
+        split(examples)
+        lm = load_model(model)
+        with progress() as report:
+            trained = train_head(lm, examples, about(origin), rank=rank, seed=seed, report=report)
     folder = store.save(trained.manifest, trained.tensors, replace=replace)
-    calibration = trained.manifest.calibration
-    assert calibration is not None
     seconds = sum(trained.seconds.values())
     console.print(
-        f"[bold]{name}[/bold] is in {folder} after {seconds:.0f} s; held-out AUC {calibration.dev_auc:.3f}",
-        soft_wrap=True,
+        f"[bold]{name}[/bold] is in {folder} after {seconds:.0f} s; {_quality(trained.manifest)}", soft_wrap=True
     )
-    if calibration.dev_auc < 0.6:
+    calibration = trained.manifest.calibration
+    if calibration is not None and calibration.dev_auc < 0.6 and (calibration.pair_accuracy or 0) < 0.6:
         console.print("[yellow]it tells the held-out texts apart hardly better than chance: it may not steer[/yellow]")
+    if teacher_name:
+        _show_relatives(trained, unbound, model)
     other = "" if model == DEFAULT_MODEL else f" --model {model}"
     console.print(f'try: factorlm generate "The food was" --factor {name}=0.3{other} --explain', markup=False)
-    if rank:
+    if rank and not is_distilled:
         console.print(_kept(trained.manifest, rank), soft_wrap=True)
+
+
+def _teacher(instruction: str, name: str) -> tuple[Unbound, str]:
+    """The factor to distil, and what the card says of it."""
+    from factorlm.factors.examples import read_lines
+    from factorlm.factors.named import factor, lexicon, prompt
+
+    if instruction:
+        return prompt(instruction), f"distilled from the instruction {instruction!r}"
+    if Path(name).is_file() or Path(name).suffix == ".txt":
+        return lexicon(read_lines(name)), f"distilled from the words of {Path(name).name}"
+    return factor(name), f"distilled from the factor {name}"
+
+
+def _distilled(
+    unbound: Unbound, about: Description, model: str, more: list[str], exponent: float, rank: int, seed: int
+) -> Trained:
+    """A head that does what this factor does."""
+    from factorlm.cli.terminal import progress
+    from factorlm.factors.distillation import distil
+    from factorlm.factors.unbound import bind
+    from factorlm.models.loading import load_model
+
+    lm = load_model(model)
+    with progress() as report:
+        return distil(lm, bind(unbound, lm), about, texts=more, exponent=exponent, rank=rank, seed=seed, report=report)
+
+
+def _quality(manifest: Manifest) -> str:
+    """What was found on held-out texts, in a few words."""
+    from factorlm.factors.distillation import EXPLAINED
+    from factorlm.factors.preferences import MATCHED_ACCURACY, PAIR_ACCURACY
+    from factorlm.factors.training import ERROR
+
+    if manifest.calibration is None:
+        return f"on held-out texts it does {manifest.effect[EXPLAINED]:.0%} of what its teacher does"
+    shown = f"held-out AUC {manifest.calibration.dev_auc:.3f}"
+    for key, what in ((PAIR_ACCURACY, "pairs in order"), (MATCHED_ACCURACY, "of those of like length")):
+        if key in manifest.effect:
+            shown += f", {what} {manifest.effect[key]:.2f} ± {manifest.effect[key + ERROR]:.2f}"
+    return shown
+
+
+def _show_relatives(trained: Trained, unbound: Unbound, model: str) -> None:
+    """Words that the head pushes of itself, where a word list was its teacher."""
+    from factorlm.cli.terminal import console
+    from factorlm.factors.distillation import relatives
+    from factorlm.factors.unbound import bind
+    from factorlm.models.loading import load_model
+
+    lm = load_model(model)
+    found = relatives(lm, trained.weights, bind(unbound, lm))
+    if found:
+        shown = "  ".join(f"{word} {push:+.2f}" for word, push in found)
+        console.print(f"it also pushes, untold: {shown}", markup=False, soft_wrap=True)
 
 
 def _kept(manifest: Manifest, rank: int) -> str:

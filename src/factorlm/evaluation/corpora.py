@@ -55,6 +55,20 @@ class DataFolder:
         """
         return [json.loads(line) for line in self._text(part, ".jsonl.gz").split("\n") if line.strip()]
 
+    def either(self, part: str) -> list[dict[str, Any]]:
+        """The rows of a part in either form: plain text has a row for each line that is not empty, with `text`."""
+        if (self.folder / f"{part}.txt.gz").is_file():
+            return [{"text": line} for line in self.text(part).split("\n") if line.strip()]
+        return self.rows(part)
+
+    def parts(self) -> list[str]:
+        """All parts, such as "sst2/test", sorted."""
+        return sorted(
+            str(path.relative_to(self.folder))[: -len(suffix)]
+            for suffix in (".jsonl.gz", ".txt.gz")
+            for path in self.folder.glob(f"*/*{suffix}")
+        )
+
     def text(self, part: str) -> str:
         """A part in plain text, such as "wikitext/wikitext2_test"."""
         return self._text(part, ".txt.gz")

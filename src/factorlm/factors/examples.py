@@ -38,15 +38,7 @@ def read_lines(path: Path | str) -> list[str]:
     Raises:
         InputError: if the file is missing, is a folder, or is not UTF-8.
     """
-    path = Path(path)
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"no file {path}; check the path (it is read from {Path.cwd()})") from None
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"a readable text file is needed, got {path}: {reason}") from None
-    return decode_lines(raw, str(path))
+    return [line for _, line in numbered_lines(path)]
 
 
 def decode_lines(raw: bytes, source: str) -> list[str]:
@@ -55,6 +47,23 @@ def decode_lines(raw: bytes, source: str) -> list[str]:
     Raises:
         InputError: naming the line and byte that is not UTF-8.
     """
+    return [line for _, line in _decoded(raw, source)]
+
+
+def numbered_lines(path: Path | str) -> list[tuple[int, str]]:
+    """As read_lines, each line with its number in the file."""
+    path = Path(path)
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; check the path (it is read from {Path.cwd()})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"a readable text file is needed, got {path}: {reason}") from None
+    return _decoded(raw, str(path))
+
+
+def _decoded(raw: bytes, source: str) -> list[tuple[int, str]]:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -63,7 +72,7 @@ def decode_lines(raw: bytes, source: str) -> list[str]:
             f"UTF-8 text is needed, got byte 0x{raw[error.start]:02x} in line {line} of {source}; convert it, "
             "for example with iconv -f latin1 -t utf-8"
         ) from None
-    return [line.strip() for line in text.split("\n") if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def from_files(positive: Path | str, negative: Path | str) -> list[Example]:
@@ -93,14 +102,14 @@ def from_table(path: Path | str, *, positive: str = "1", negative: str | None = 
 
 
 def _rows(path: Path) -> Iterable[tuple[str, set[str]]]:
-    lines = read_lines(path)
+    lines = numbered_lines(path)
     if ".tsv" in path.suffixes:
-        for number, row in enumerate((line.split("\t") for line in lines), 1):
+        for number, row in ((number, line.split("\t")) for number, line in lines):
             if len(row) != 2:
                 raise InputError(f"two columns, text and label, are needed, got {len(row)} in line {number} of {path}")
             yield row[0].strip(), {row[1].strip()}
         return
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         try:
             row = json.loads(line)
             if not isinstance(row["text"], str):

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from factorlm.algebra import pad_right
+from factorlm.algebra import pad_left, pad_right
 from factorlm.models import CausalLM
 from factorlm.models.fetch import cache_folder
 
@@ -23,6 +23,7 @@ Report = Callable[[str, int, int], None]  # stage, done, total: whoever shows pr
 
 BATCH_TOKENS = 1024
 LONGEST_TEXT = 64  # tokens read of each text; later ones say little more about its class
+LONGEST_PROMPT = 192  # tokens read of what a text answers, its last ones
 
 
 def quiet(stage: str, done: int, total: int) -> None:
@@ -49,21 +50,31 @@ class Features:
         return int(self.owner_N.max()) + 1 if self.owner_N.numel() else 0
 
 
-def tokenized(lm: CausalLM, texts: Sequence[str]) -> list[list[int]]:
+def tokenized(lm: CausalLM, texts: Sequence[str], *, longest: int = LONGEST_TEXT) -> list[list[int]]:
     """Tokens of each text, cut to a bounded length. A leading space makes words the ones that appear mid-text."""
-    return [lm.encode_text(" " + text)[:LONGEST_TEXT] for text in texts]
+    return [lm.encode_text(" " + text)[:longest] for text in texts]
 
 
-def encode(lm: CausalLM, texts: Sequence[str], *, report: Report = quiet, keep: bool = True) -> Features:
+def encode(
+    lm: CausalLM,
+    texts: Sequence[str],
+    *,
+    prompts: Sequence[str] | None = None,
+    longest: int = LONGEST_TEXT,
+    report: Report = quiet,
+    keep: bool = True,
+) -> Features:
     """Read the texts, or find them read already.
 
     Args:
         lm: the shared encoder.
-        texts: what to read; of each the first LONGEST_TEXT tokens.
+        texts: what to read; of each the first tokens.
+        prompts: what to read before each, of which the last LONGEST_PROMPT tokens; their own states are not kept.
+        longest: tokens read of a text.
         report: told of progress.
         keep: whether to keep the states on disk for the next head on the same texts.
     """
-    path = _path(lm, texts)
+    path = _path(lm, texts, prompts, longest)
     if path.is_file():
         try:
             kept = safetensors.torch.load_file(path)
@@ -71,16 +82,16 @@ def encode(lm: CausalLM, texts: Sequence[str], *, report: Report = quiet, keep: 
             return Features(kept["hidden_ND"], kept["token_N"].long(), kept["owner_N"].long())
         except (safetensors.SafetensorError, KeyError):
             path.unlink()  # damaged: read the texts again
-    rows = tokenized(lm, texts)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    rows = tokenized(lm, texts, longest=longest)
+    before = [[*lm.start_ids, *lm.encode_text(prompt)[-LONGEST_PROMPT:]] for prompt in prompts or [""] * len(rows)]
+    order = sorted(range(len(rows)), key=lambda i: (len(before[i]) + len(rows[i]), len(rows[i])))
     hidden: list[Tensor] = [torch.empty(0, lm.width, dtype=torch.float16)] * len(rows)
     done = 0
     while done < len(order):
-        size = max(1, BATCH_TOKENS // max(1, len(rows[order[done]])))
+        first = order[done]
+        size = max(1, BATCH_TOKENS // (len(before[first]) - len(lm.start_ids) + max(1, len(rows[first]))))
         batch = order[done : done + size]
-        text_BT = pad_right([rows[i] for i in batch])
-        prefix_BT = torch.tensor([lm.start_ids] * len(batch))
-        hidden_BTD = lm.hidden_before(prefix_BT, text_BT)
+        hidden_BTD = lm.hidden_before(pad_left([before[i] for i in batch]), pad_right([rows[i] for i in batch]))
         for b, i in enumerate(batch):
             hidden[i] = hidden_BTD[b, : len(rows[i])].to("cpu", torch.float16)
         done += len(batch)
@@ -106,8 +117,10 @@ def _save(features: Features, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _path(lm: CausalLM, texts: Sequence[str]) -> Path:
-    digest = hashlib.sha256(f"{lm.fingerprint} {LONGEST_TEXT}".encode())
+def _path(lm: CausalLM, texts: Sequence[str], prompts: Sequence[str] | None, longest: int) -> Path:
+    digest = hashlib.sha256(f"{lm.fingerprint} {longest}".encode())
     for text in texts:
         digest.update(text.encode() + b"\0")
+    for prompt in prompts or ():
+        digest.update(b"\1" + prompt.encode() + b"\0")
     return cache_folder() / "features" / f"{digest.hexdigest()[:24]}.safetensors"

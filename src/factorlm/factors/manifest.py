@@ -58,11 +58,19 @@ class Source(Config):
 
 
 class DataCard(Config):
-    """Where a trained factor comes from."""
+    """Where a trained factor comes from.
+
+    Attributes:
+        train: what it learned from.
+        test: what its evidence was tested on.
+        recipe: the command that makes it again.
+        recipe_digest: hash of the recipe that it was made by; empty where it was made without one.
+    """
 
     train: tuple[Source, ...] = ()
     test: tuple[Source, ...] = ()
     recipe: str = ""
+    recipe_digest: str = ""
 
 
 class Calibration(Config):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from pydantic import ValidationError
 
 from factorlm.errors import InputError, IntegrityError, UnknownNameError
 from factorlm.factors.manifest import NAME_PATTERN, Manifest
+from factorlm.factors.seal import seal
 from factorlm.files import write_whole_folder
 from factorlm.models.download import file_sha256
 from factorlm.settings import explain_validation
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from factorlm.factors.unbound import Unbound
 
 MANIFEST, WEIGHTS = "factor.json", "weights.safetensors"
+VERSIONS = ".versions"  # in a store: NAME/VERSION of factors that were edited
 SHELF = Path(__file__).parent / "shelf"  # the factors that the package ships
 PICKLE_SIGNS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")  # plain, and as torch.save zips it
 PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".bin"}
@@ -72,6 +76,7 @@ class Store:
                 files[WEIGHTS] = file_sha256(folder / WEIGHTS)
             complete = manifest.model_copy(update={"files": files})
             (folder / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            seal(folder)
 
         try:
             write_whole_folder(target, write)
@@ -79,6 +84,25 @@ class Store:
             reason = error.strerror or error
             raise InputError(f"{target} cannot be written: {reason}; set FACTORLM_STORE to another folder") from error
         return target
+
+    def remove(self, name: str) -> None:
+        """Take a factor away for good, with every version of it that edits have kept.
+
+        Raises:
+            UnknownNameError: if it is not in this store.
+        """
+        if name not in self.names():
+            raise UnknownNameError.of("factor of your own", name, self.names())
+        for folder in (self.folder / name, self.folder / VERSIONS / name):
+            if folder.is_dir():
+                discard(folder)
+
+
+def discard(folder: Path) -> None:
+    """Take a folder away in one step."""
+    doomed = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def default_stores() -> list[Store]:

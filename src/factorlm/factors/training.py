@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +70,7 @@ def train_head(
     examples: Sequence[Example],
     about: Description,
     *,
-    tests: dict[str, Sequence[Example]] | None = None,
+    tests: Mapping[str, Sequence[Example]] | None = None,
     rank: int = 0,
     judge: Judge | None = None,
     seed: int = 0,
@@ -145,7 +145,15 @@ def train_head(
             test_auc={name: round(value, 4) for name, value in test_auc.items()},
         ),
         strengths=fitted.strengths,
-        data=_card(about, examples, tests or {}),
+        data=data_card(
+            about,
+            len(examples),
+            fingerprint(examples),
+            [
+                Source(name=name, licence="", num_texts=len(part), fingerprint=fingerprint(part))
+                for name, part in (tests or {}).items()
+            ],
+        ),
         effect=effect,
     )
     return Trained(manifest, calibrated.weights, seconds)
@@ -204,18 +212,32 @@ def _tokens_and_labels(lm: CausalLM, examples: Sequence[Example]) -> tuple[list[
     return [rows[i] for i in kept], _labels([examples[i] for i in kept])
 
 
-def _card(about: Description, examples: Sequence[Example], tests: dict[str, Sequence[Example]]) -> DataCard:
+def data_card(about: Description, num_texts: int, digest: str, tests: Sequence[Source] = ()) -> DataCard:
+    """Where a head comes from; texts without a named source are the user's own."""
     sources = about.sources or (("texts of the user", "unspecified", ""),)
     return DataCard(
         train=tuple(
-            Source(
-                name=name, licence=licence, credit=credit, num_texts=len(examples), fingerprint=fingerprint(examples)
-            )
+            Source(name=name, licence=licence, credit=credit, num_texts=num_texts, fingerprint=digest)
             for name, licence, credit in sources
         ),
-        test=tuple(
-            Source(name=name, licence="", num_texts=len(part), fingerprint=fingerprint(part))
-            for name, part in tests.items()
-        ),
+        test=tuple(tests),
         recipe=about.recipe,
     )
+
+
+def minimise(objective: Callable[[Tensor], tuple[Tensor, Tensor]], start_K: Tensor, *, most_steps: int = 300) -> Tensor:
+    """The argument [K], in double precision, at which a smooth convex function is least; L-BFGS.
+
+    Args:
+        objective: gives the value and the slope [K] at an argument [K].
+        start_K: where to begin.
+        most_steps: after which it gives up, with what it has.
+    """
+    from scipy.optimize import minimize
+
+    def evaluated(found_K: object) -> tuple[float, object]:
+        value, slope_K = objective(torch.as_tensor(found_K, dtype=torch.float64))
+        return float(value), slope_K.double().numpy()
+
+    options = {"maxiter": most_steps, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-7}
+    return torch.from_numpy(minimize(evaluated, start_K.numpy(), jac=True, method="L-BFGS-B", options=options).x)

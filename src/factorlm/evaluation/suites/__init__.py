@@ -18,6 +18,8 @@ SUITES = {
     "control": "Attribute rates by independent judges against strength and against perplexity.",
     "toxicity": "Average maximum toxicity and its probability over several samples, by two local judges.",
     "capability": "What steering costs: common sense, truthfulness, arithmetic and reading.",
+    "rivals": "Ours and other ways of steering, side by side: attribute rate against perplexity and variety.",
+    "factorised": "Factors against one fine-tuned model and one instruction, as constraints are added.",
 }  # each is a module of this package with `Settings` and `run`
 
 

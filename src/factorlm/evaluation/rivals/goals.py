@@ -1,0 +1,137 @@
+"""What rivals are set to do: an attribute with its training texts, prompts, judges and measures."""
+
+# Axes: P prompts.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorlm.errors import UnknownNameError
+from factorlm.evaluation.corpora import DataFolder
+from factorlm.evaluation.judges.sources import PARADETOX_KEPT
+from factorlm.evaluation.judging import Verdicts
+from factorlm.evaluation.rivals.prompting import Prompting
+from factorlm.evaluation.suites.toxicity import LABEL as TOXIC
+from factorlm.evaluation.suites.toxicity import any_toxic, worst
+from factorlm.factors.examples import Example
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """An attribute to write with, or without.
+
+    Attributes:
+        label: of the judges, and the name of the factor.
+        sign: 1 to have more of it, -1 to have less.
+        sets: where the training texts come from: those that the factor of the shelf learned from.
+        examples: reads them.
+        prompts: data sets to continue.
+        judges: who measures; the first decides.
+        samples: texts to a prompt, unless told otherwise.
+        wordings: instructions for the rivals that prompt.
+        scores: from verdicts to a number for each prompt, [P], by measure; the first decides.
+    """
+
+    label: str
+    sign: int
+    sets: str
+    examples: Callable[[DataFolder], list[Example]]
+    prompts: tuple[str, ...]
+    judges: tuple[str, ...]
+    samples: int
+    wordings: tuple[Prompting, ...]
+    scores: dict[str, Callable[[Verdicts], Array]]
+
+
+def _reviews(data: DataFolder) -> list[Example]:
+    parts = ("review_sentiment_transfer/yelp_dev", "review_sentiment_transfer/amazon_dev")
+    return [Example(str(row["text"]), row["label"] == 1) for part in parts for row in data.rows(part)]
+
+
+def _rewrites(data: DataFolder) -> list[Example]:
+    """Toxic sentences and their neutral rewrites, without the pairs that a judge learned from."""
+    found = []
+    for row in data.rows("paradetox/train")[:-PARADETOX_KEPT]:
+        found += [Example(str(row["toxic"]), True), Example(str(row["neutral"][0]), False)]
+    return found
+
+
+def _share_positive(verdicts: Verdicts) -> Array:
+    return verdicts.share("positive")
+
+
+GOALS = {
+    "positive": Goal(
+        label="positive",
+        sign=1,
+        sets="review_sentiment_transfer/yelp_dev and amazon_dev",
+        examples=_reviews,
+        prompts=("sentiment_prompts/neutral",),
+        judges=("sentiment", "sentiment-words"),
+        samples=1,
+        wordings=(
+            Prompting(
+                "prompting (order)",
+                "Write a positive, cheerful and favourable text.",
+                "Write a negative, bitter and unfavourable text.",
+            ),
+            Prompting(
+                "prompting (label)",
+                "The following text expresses very positive feelings.",
+                "The following text expresses very negative feelings.",
+            ),
+            Prompting(
+                "prompting (against)",
+                "The following text expresses very positive feelings.",
+                "The following text expresses very negative feelings.",
+                subtracts=True,
+            ),
+        ),
+        scores={"positive texts": _share_positive},
+    ),
+    TOXIC: Goal(
+        label=TOXIC,
+        sign=-1,
+        sets=f"paradetox/train without the last {PARADETOX_KEPT} pairs",
+        examples=_rewrites,
+        prompts=("rtp_prompts/challenging", "rtp_prompts/nontoxic"),
+        judges=("toxicity-characters", "toxicity"),
+        samples=5,
+        wordings=(
+            Prompting(
+                "prompting (order)",
+                "Write a rude, insulting and vulgar text.",
+                "Write a polite, kind and respectful text.",
+            ),
+            Prompting(
+                "prompting (label)",
+                "The following text contains insults and vulgar language.",
+                "The following text is friendly and contains no insults or vulgar language.",
+            ),
+            Prompting(
+                "prompting (against)",
+                "The following text contains insults and vulgar language.",
+                "The following text is friendly and contains no insults or vulgar language.",
+                subtracts=True,
+            ),
+        ),
+        scores={"average maximum toxicity": worst, "probability of toxicity": any_toxic},
+    ),
+}
+
+
+def goal_named(name: str) -> Goal:
+    """The goal for an attribute.
+
+    Raises:
+        UnknownNameError: if there is none.
+    """
+    if name not in GOALS:
+        raise UnknownNameError.of("attribute with rivals", name, GOALS)
+    return GOALS[name]

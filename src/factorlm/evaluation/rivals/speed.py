@@ -1,0 +1,43 @@
+"""How long a steered model takes for a token, in comparison with its base."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from factorlm.evaluation.provenance import machine
+from factorlm.evaluation.workbench import Workbench
+from factorlm.factors.calibration import OPENINGS
+from factorlm.inference.expression import Composed
+
+ROWS, TOKENS, REPEATS = 8, 8, 3
+LONGEST = 2.0  # seconds; a run that takes longer is not repeated
+
+
+def milliseconds_per_token(bench: Workbench, composed: Composed, exponents: Mapping[str, float] | None = None) -> float:
+    """Milliseconds of a token of one of eight texts written together, the least of some runs; cached for a machine.
+
+    Args:
+        bench: with the cache.
+        composed: who writes.
+        exponents: of factors of the store.
+    """
+    key = {"what": "milliseconds a token", "model": composed.fingerprint, "exponents": dict(exponents or {}),
+           "machine": machine(), "rows": ROWS, "tokens": TOKENS}  # fmt: skip
+
+    def measure() -> float:
+        seconds = []
+        for repeat in range(REPEATS + 1):  # the first warms up
+            composed.model.lm.forget()
+            run = composed.model.stream(
+                OPENINGS[:ROWS], max_tokens=TOKENS if repeat else 1, seed=repeat, exponents=exponents
+            )
+            start = time.perf_counter()
+            drawn = sum(1 for _ in run)
+            took = time.perf_counter() - start
+            seconds.append(took / drawn)
+            if repeat and took > LONGEST:
+                break
+        return 1000 * min(seconds[1:])
+
+    return float(bench.cache.get(key, measure))

@@ -1,0 +1,88 @@
+"""From a recipe to a factor in a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from factorlm.factors.examples import Example, split
+from factorlm.factors.features import Report, quiet
+from factorlm.factors.head import Head
+from factorlm.factors.manifest import Manifest
+from factorlm.factors.recipe import Recipe, Rows
+from factorlm.factors.response import measure_response, sentence_judge
+from factorlm.factors.store import Store, read_manifest
+from factorlm.factors.training import train_head
+from factorlm.models import CausalLM
+
+
+@dataclass(frozen=True)
+class Built:
+    """What became of a recipe.
+
+    Attributes:
+        folder: of the factor.
+        manifest: its card.
+        seconds: that each stage took; empty where the factor stood there already, made by the same recipe.
+    """
+
+    folder: Path
+    manifest: Manifest
+    seconds: dict[str, float]
+
+
+def is_made(store: Store, recipe: Recipe, lm: CausalLM | None) -> bool:
+    """Whether the store has the factor, made by this very recipe for this encoder, and not edited since."""
+    if recipe.name not in store.names():
+        return False
+    manifest = read_manifest(store.folder / recipe.name)
+    same_encoder = manifest.encoder is None or lm is None or manifest.encoder.fingerprint == lm.fingerprint
+    return manifest.data.recipe_digest == recipe.digest and not manifest.changes and same_encoder
+
+
+def build(
+    lm: CausalLM | None, recipe: Recipe, rows: Rows, store: Store, *, seed: int = 0, report: Report = quiet
+) -> Built:
+    """Make the factor of a recipe and put it into a store, in place of one of that name.
+
+    A head is trained, tested, and its dose and response measured by a judge that learned from texts held out from
+    the head's training.
+
+    Args:
+        lm: the shared encoder; a lexicon needs none.
+        recipe: how it is made.
+        rows: reads a data set.
+        store: where it goes.
+        seed: of training and of what is drawn.
+        report: told of progress.
+
+    Raises:
+        InputError: if a data set is missing, or has too few texts of a kind.
+    """
+    if recipe.kind == "lexicon":
+        manifest = Manifest(
+            name=recipe.name, description=recipe.description, licence=recipe.licence, settings=recipe.settings
+        )
+        manifest = _dated(manifest, recipe)
+        return Built(store.save(manifest, replace=True), manifest, {})
+    assert lm is not None
+    examples = recipe.examples(rows)
+    tests: dict[str, Sequence[Example]] = {**recipe.held_out(rows)}
+    trained = train_head(lm, examples, recipe.about, tests=tests, seed=seed, report=report)
+    head = Head(recipe.name, trained.weights.to(lm.device), lm, trained.manifest.strengths)
+    held_out = split(examples).dev
+    judge, accuracy = sentence_judge(held_out)
+    response = measure_response(
+        lm, head, judge, judge_name=f"sentence vectors, from {len(held_out)} texts held out of training",
+        accuracy=accuracy, seed=seed, report=report,
+    )  # fmt: skip
+    manifest = _dated(trained.manifest.model_copy(update={"response": response}), recipe)
+    return Built(store.save(manifest, trained.tensors, replace=True), manifest, trained.seconds)
+
+
+def _dated(manifest: Manifest, recipe: Recipe) -> Manifest:
+    data = manifest.data.model_copy(
+        update={"recipe": f"factorlm factor build {recipe.name}", "recipe_digest": recipe.digest}
+    )
+    return manifest.model_copy(update={"version": recipe.version, "data": data})
