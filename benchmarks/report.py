@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md and docs/claims.md from the records; no number in them is typed.
+"""Write docs/shelf.md, docs/benchmarks.md and docs/claims.md from cards and records; no number in them is typed.
 
 python benchmarks/report.py
 """
@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from factorlm.evaluation.claims import CLAIMS, read_records
+from factorlm.factors.doses import is_monotone
+from factorlm.factors.store import SHELF, Store, read_manifest
 
 HERE = Path(__file__).resolve().parent
+LOW_AUC = 0.8
 RECORDS, DOCS = HERE / "records", HERE.parent / "docs"
 
 
@@ -141,6 +144,49 @@ def claims() -> str:
     )
 
 
+def shelf() -> str:
+    manifests = [read_manifest(SHELF / name) for name in Store(SHELF).names()]
+    heads = [m for m in manifests if m.kind == "head"]
+    rows = [
+        ("head", "AUC held out", "AUC elsewhere", "texts that have it", "perplexity", "judge", "licence"),
+        ("---",) * 7,
+    ]
+    for m in heads:
+        assert m.calibration is not None
+        elsewhere = "; ".join(f"{auc:.2f} {name}" for name, auc in m.calibration.test_auc.items())
+        rates, costs, accuracy = "—", "—", "—"
+        if m.response:
+            by_strength = {d.strength: d for d in m.response.doses}
+            doses = [by_strength[s] for s in (0.0, 0.2, 0.6) if s in by_strength]
+            rates = " → ".join(f"{d.rate:.0%}" for d in doses)
+            costs = ", ".join(f"×{d.perplexity_ratio:.2f}" for d in doses if d.strength)
+            accuracy = f"{m.response.accuracy:.0%}"
+        auc = f"{m.calibration.dev_auc:.2f}"
+        rows.append((f"`{m.name}`", auc, elsewhere, rates, costs, accuracy, m.licence))
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    short = [m.name for m in heads if m.calibration and m.calibration.dev_auc < LOW_AUC]
+    fallen = [m.name for m in heads if m.response and not is_monotone(m.response)]
+    lexica = "\n".join(f"- `{m.name}`: {m.description}" for m in manifests if m.kind == "lexicon")
+    what = "\n".join(f"- `{m.name}`: {m.description} Learned from {m.label}." for m in heads)
+    honest = [
+        f"Below an AUC of {LOW_AUC} on held-out texts: {', '.join(f'`{n}`' for n in short) or 'none'}.",
+        f"Rate not rising with every strength, beyond chance: {', '.join(f'`{n}`' for n in fallen) or 'none'}.",
+    ]
+    return (
+        "# The shelf\n\nWritten by `python benchmarks/report.py` from the cards of the factors that the package ships, "
+        "which `factorlm factor build-all --out src/factorlm/factors/shelf` makes from their recipes "
+        "(`src/factorlm/factors/recipes`). `factorlm factor show NAME` has the whole card.\n\n"
+        f"## Heads\n\n{table}\n\n"
+        "Texts that have it: the share of 128 continuations of neutral openings (20 tokens each, top-p 0.9) in which a "
+        "judge finds the attribute, for the base model and at strengths 0.2 and 0.6; the perplexity is that of those "
+        "texts under the base, over that of its own texts, at the same two strengths. The judge is a classifier of "
+        "sentence vectors learned from texts held out of the head's training, right on the given share of such texts; "
+        "a share "
+        f"near one half is known to ±9 points.\n\n{' '.join(honest)}\n\n{what}\n\n## Lexica\n\n{lexica}\n"
+    )
+
+
 if __name__ == "__main__":
+    (DOCS / "shelf.md").write_text(shelf(), encoding="utf-8")
     (DOCS / "benchmarks.md").write_text(benchmarks(), encoding="utf-8")
     (DOCS / "claims.md").write_text(claims(), encoding="utf-8")

@@ -15,9 +15,11 @@ import pytest
 
 from factorlm.cli.pull import list_shared
 from factorlm.factors.seal import seal
-from factorlm.factors.store import SHELF, default_stores
+from factorlm.factors.store import SHELF, default_stores, read_manifest
 
 Run = Callable[..., Any]
+
+POSITIVE, TOXIC = (read_manifest(SHELF / name).version for name in ("positive", "toxic"))
 
 
 @pytest.fixture
@@ -39,9 +41,9 @@ def test_round_trip(factor: Run, tmp_path: Path) -> None:
     before = files(own / "positive")
     ran = factor("push", "positive", "toxic", "--to", shared)
     assert (ran.status, ran.err) == (0, "")
-    assert "positive 0.1.0" in ran.out
+    assert f"positive {POSITIVE}" in ran.out
     assert f"is now in {shared}" in ran.out
-    assert f"toxic 0.1.0 is already in {shared}" in factor("push", "toxic", "--to", shared).out
+    assert f"toxic {TOXIC} is already in {shared}" in factor("push", "toxic", "--to", shared).out
     shutil.rmtree(own / "positive")
     ran = factor("pull", "positive", "--from", shared)
     assert (ran.status, files(own / "positive")) == (0, before)
@@ -49,14 +51,17 @@ def test_round_trip(factor: Run, tmp_path: Path) -> None:
     found = json.loads(factor("pull", "positive", "--from", shared, "--json").out)
     assert found == {
         "name": "positive",
-        "version": "0.1.0",
+        "version": POSITIVE,
         "folder": str(own / "positive"),
         "was_there": True,
         "notes": [],
     }
     ran = factor("verify", "--from", shared)
-    assert (ran.status, ran.out.splitlines()) == (0, ["sound positive 0.1.0", "sound toxic 0.1.0"])
-    assert factor("verify", "positive", "toxic").out.splitlines() == ["sound positive 0.1.0", "sound toxic 0.1.0"]
+    assert (ran.status, ran.out.splitlines()) == (0, [f"sound positive {POSITIVE}", f"sound toxic {TOXIC}"])
+    assert factor("verify", "positive", "toxic").out.splitlines() == [
+        f"sound positive {POSITIVE}",
+        f"sound toxic {TOXIC}",
+    ]
 
 
 def test_listing(factor: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,8 +70,8 @@ def test_listing(factor: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     list_shared(shared, as_json=True)
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(f["name"], f["kind"], f["versions"]) for f in found] == [
-        ("positive", "head", ["0.1.0"]),
-        ("toxic", "head", ["0.1.0"]),
+        ("positive", "head", [POSITIVE]),
+        ("toxic", "head", [TOXIC]),
     ]
     list_shared(shared, as_json=False)
     assert "positive" in capsys.readouterr().out
@@ -107,7 +112,7 @@ def test_verify_names_what_is_broken_and_goes_on(factor: Run, file: str) -> None
     flip(default_stores()[0].folder / "positive" / file)
     ran = factor("verify", "positive", "toxic")
     assert ran.status == 2
-    assert "sound toxic 0.1.0" in ran.out
+    assert f"sound toxic {TOXIC}" in ran.out
     [line] = ran.err.splitlines()
     assert line.startswith("factorlm: positive")
     assert str(default_stores()[0].folder / "positive") in line
@@ -116,11 +121,11 @@ def test_verify_names_what_is_broken_and_goes_on(factor: Run, file: str) -> None
 def test_verify_tells_of_several(factor: Run, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     factor("push", "positive", "toxic", "--to", str(shared))
-    for name in ("positive", "toxic"):
-        flip(shared / name / "0.1.0/weights.safetensors")
+    for name, version in (("positive", POSITIVE), ("toxic", TOXIC)):
+        flip(shared / name / version / "weights.safetensors")
     ran = factor("verify", "--from", str(shared))
     assert ran.status == 2
-    assert "2 are broken: positive 0.1.0: " in ran.err
+    assert f"2 are broken: positive {POSITIVE}: " in ran.err
     assert len(ran.err.splitlines()) == 1
     rows = [json.loads(line) for line in factor("verify", "--from", str(shared), "--json").out.splitlines()]
     assert [(row["name"], "corrupted" in row["problem"]) for row in rows] == [("positive", True), ("toxic", True)]

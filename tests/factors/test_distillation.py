@@ -183,6 +183,18 @@ def test_a_map_that_does_not_help_is_left_out(tiny_lm: CausalLM, make_head: Make
     assert not found.up_DR.any()
 
 
+def test_a_map_does_not_mind_where_states_lie(tiny_lm: CausalLM, make_head: MakeHead) -> None:
+    """It reads them standardised, and is folded into numbers for plain states."""
+    train, stop = read_lessons(tiny_lm, make_head(2, 5), TEXTS, (0.5, 0.5))
+    moved = [replace(side, hidden_ND=3 * side.hidden_ND + 4) for side in (train, stop)]
+    bias_D = fit_bias(tiny_lm, train)
+    found, other = (fit_map(tiny_lm, bias_D, *sides, rank=2) for sides in ((train, stop), moved))
+    assert found.up_DR.any()
+    left = divergence_from(tiny_lm, found, stop)
+    assert divergence_from(tiny_lm, other, moved[1]) == pytest.approx(left, rel=1e-2)
+    assert left < 0.9 * divergence_from(tiny_lm, HeadWeights.shift(bias_D), stop)
+
+
 def test_probabilities_in_memory_are_bounded(
     tiny_lm: CausalLM, make_head: MakeHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,31 +255,48 @@ def test_texts_of_the_user_are_on_the_card(tiny_lm: CausalLM, make_head: MakeHea
 def test_an_instruction_becomes_a_head_that_steers_its_way(lm: CausalLM) -> None:
     """Judged by the instruction itself, at states of other texts: its expected log ratio rises with the exponent."""
     teacher = bind(prompt("Write a very sad story about death and loss."), lm)
-    trained = distil(lm, teacher, Description("sad"), most=260)
+    trained = distil(lm, teacher, Description("sad"), most=240)
     assert trained.manifest.effect[EXPLAINED] > 0.05
     strengths = trained.manifest.strengths
     assert strengths is not None
     states = neutral_states(lm)
-    log_ratio_NV = teacher.start(states.prefix_NT[:40]).log_weight_BV
-    potential_NV = lm.unembed(trained.weights(states.hidden_ND[:40]))
+    log_ratio_NV = teacher.start(states.prefix_NT[:24]).log_weight_BV
+    potential_NV = lm.unembed(trained.weights(states.hidden_ND[:24]))
     expected = []
     for strength in (-0.2, 0.0, 0.2):
-        steered_NV = (states.log_prob_NV[:40] + strengths.exponent(strength) * potential_NV).softmax(1)
+        steered_NV = (states.log_prob_NV[:24] + strengths.exponent(strength) * potential_NV).softmax(1)
         expected.append(float((steered_NV * log_ratio_NV).sum(1).mean()))
     assert expected[0] < expected[1] - 0.05
     assert expected[2] > expected[1] + 0.05
     assert mean_divergence(states.log_prob_NV, lm.unembed(trained.weights(states.hidden_ND)), 1.0) > 0.02
 
 
+SEA = [
+    "We walked along the beach and watched the ocean until evening.",
+    "The captain of the ship gave orders to every sailor on board.",
+    "A boat came into the harbour just before the storm began.",
+    "My neighbour told me about his holiday, and I listened.",
+    "The report says that trade across the sea has grown this year.",
+    "He had been a sailor for ten years when he met her.",
+    "The company announced that a new office would open in spring.",
+    "In the morning, they went to the market to buy fish and bread.",
+    "She looked at the book and put it back on the table.",
+    "The museum shows an old ship that sank three hundred years ago.",
+    "They were told to leave the boat and swim to the shore.",
+    "Rain fell on the town, and nobody was in the street.",
+]
+
+
 @pytest.mark.model
 def test_a_word_list_becomes_a_head_that_knows_related_words(lm: CausalLM) -> None:
     teacher = bind(lexicon(dict.fromkeys(["ocean", "ship", "sailor", "captain", "harbour", "boat", "sea"], 4.0)), lm)
-    trained = distil(lm, teacher, Description("sea"), most=260)
-    assert trained.manifest.effect[EXPLAINED] > 0.3
-    words = [word for word, _ in relatives(lm, trained.weights, teacher, 40)]
-    assert {"ships", "sailors", "sailing", "boats", "naval", "vessel", "maritime", "ocean"} & set(words)
+    train, held = read_lessons(lm, teacher, SEA, (0.75, 0.25))
+    weights = HeadWeights.shift(fit_bias(lm, train))
+    assert divergence_from(lm, weights, held) < 0.8 * float(held.divergence_N.mean())
+    words = [word for word, _ in relatives(lm, weights, teacher, 40)]
+    assert len({"ships", "sailors", "sailing", "boats", "naval", "vessel", "maritime"} & set(words)) >= 3
     assert "ocean" not in words  # that one was taught
-    potential_V = lm.unembed(trained.weights.bias_D)
+    potential_V = lm.unembed(weights.bias_D)
     seas, desks = (
         potential_V[torch.tensor([lm.encode_text(" " + word)[0] for word in words])].mean()
         for words in (["ships", "naval", "boats", "sailing"], ["table", "pencil", "office", "chair"])

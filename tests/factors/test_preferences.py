@@ -86,10 +86,9 @@ def test_a_planted_head_is_found(tiny_lm: CausalLM, make_head: MakeHead) -> None
     """Its sums order held-out pairs; the card counts normalised rewards, which this model's large swings disturb."""
     true, preferences = make_head(0, 3), planted(make_head(0, 3), 500, 0)
     trained = train_preferences(tiny_lm, preferences, Description("taste", sources=(("toy", "CC0", ""),)))
-    table_VD = tiny_lm.unembedding_VD.double()
     train, dev = split_preferences(preferences)
-    learn, centre_D = compare(tiny_lm, train, table_VD)
-    held, _ = compare(tiny_lm, dev, table_VD, centre_D, per_token=False)
+    learn, centre_D = compare(tiny_lm, train)
+    held, _ = compare(tiny_lm, dev, centre_D, per_token=False)
     assert pair_figures(held, held.text_BD @ fit_rewards(learn)[0])[PAIR_ACCURACY] > 0.9
     card = trained.manifest
     assert card.calibration is not None
@@ -136,6 +135,48 @@ def test_exponent_one_is_calibrated(tiny_lm: CausalLM, make_head: MakeHead) -> N
     assert 0.5 < ratio < 2
 
 
+@pytest.mark.parametrize("is_uneven", [False, True])
+def test_the_saved_head_is_the_calibrated_one(tiny_lm: CausalLM, make_head: MakeHead, is_uneven: bool) -> None:
+    """Its own rewards on the held-out pairs have the loss that the card states; of uneven texts they are means."""
+    true, preferences = make_head(0, 3), planted(make_head(0, 3), 500, 0)
+    if is_uneven:
+        chance, pairs = random.Random(0), []
+        short, long = texts(400, 0, shortest=2, longest=8), texts(400, 1, shortest=12, longest=24)
+        for one, other in zip(short, long, strict=True):
+            gap = 20 * (reward(true, one) / len(one.split()) - reward(true, other) / len(other.split()))
+            is_first = chance.random() < float(torch.tensor(gap).sigmoid())
+            pairs.append(Pair(f"{one} or {other}", *((one, other) if is_first else (other, one))))
+        preferences = Preferences(tuple(p for p in pairs if p.chosen != p.rejected))
+    trained = train_preferences(tiny_lm, preferences, Description("x"))
+    train, dev = split_preferences(preferences)
+    learn, held = compare(tiny_lm, train)[0], compare(tiny_lm, dev)[0]
+    assert learn.per_token == is_uneven
+    rows = [(text, pair.prompt) for pair in dev.pairs for text in (pair.chosen, pair.rejected)]
+    features = encode(tiny_lm, [text for text, _ in rows], prompts=[prompt for _, prompt in rows])
+    reward_B = evidence(tiny_lm, trained.weights, features, (0.5,))[0].double()
+    if is_uneven:
+        reward_B = reward_B / held.length_B * learn.length_B.mean()
+    calibration = trained.manifest.calibration
+    assert calibration is not None
+    assert float(torch.nn.functional.softplus(-held.contrast(reward_B)).mean()) == pytest.approx(
+        calibration.dev_loss, abs=2e-3
+    )
+    assert calibration.dev_loss < 0.6
+    assert abs(calibration.scale - 1) > 0.1  # else nobody would see a scale forgotten
+    assert 0.15 < calibration.scale < 6  # learned numbers are of the right order: both bounds of the grid are away
+
+
+def test_outcomes_without_exception_leave_rewards_finite(tiny_lm: CausalLM) -> None:
+    """Eighty prompts out of eighty: odds of about eighty to one, 4.4 nats, whatever the optimiser would like."""
+    pairs = [
+        Pair(f"{n}", f"{a} good", f"{b} bad") for n, (a, b) in enumerate(zip(texts(80, 0), texts(80, 1), strict=True))
+    ]
+    learn, _ = compare(tiny_lm, Preferences(tuple(pairs)))
+    bias_D, _ = fit_rewards(learn)
+    gap_R = learn.contrast(learn.text_BD) @ bias_D
+    assert 2 < float(gap_R.median()) < 6
+
+
 def test_length_does_not_become_taste(tiny_lm: CausalLM, make_head: MakeHead) -> None:
     """Longer texts win and are filled up with one word; the word is not what was liked."""
     chance = random.Random(0)
@@ -146,8 +187,7 @@ def test_length_does_not_become_taste(tiny_lm: CausalLM, make_head: MakeHead) ->
         pairs.append(Pair(f"filled {n}", longer, other))  # length and the word go together here
         first, second = f"{text} the the", other + " " + chance.choice(WORDS)
         pairs.append(Pair(f"even {n}", *((first, second) if chance.random() < 0.5 else (second, first))))
-    table_VD = tiny_lm.unembedding_VD.double()
-    learn, _ = compare(tiny_lm, Preferences(tuple(pairs)), table_VD)
+    learn, _ = compare(tiny_lm, Preferences(tuple(pairs)))
     bias_D, effect = fit_rewards(learn)
     blind, _ = fit_rewards(replace(learn, length_B=torch.ones_like(learn.length_B)))
     the = tiny_lm.encode_text(" the")[0]
@@ -169,7 +209,7 @@ def test_taste_is_found_beside_length(tiny_lm: CausalLM, make_head: MakeHead) ->
 def test_matched_pairs_are_those_of_like_length(tiny_lm: CausalLM) -> None:
     lengths = [("a", 10, 9), ("a", 10, 5), ("a", 5, 10), ("b", 10, 9)]
     pairs = [Pair("", " ".join(word * first), " ".join(word * second)) for word, first, second in lengths]
-    held, _ = compare(tiny_lm, Preferences(tuple(pairs)), tiny_lm.unembedding_VD.double())
+    held, _ = compare(tiny_lm, Preferences(tuple(pairs)))
     reward_B = held.length_B.clone()  # a reward that likes length
     figures = pair_figures(held, reward_B)
     assert figures[PAIR_ACCURACY] == 0.75
@@ -180,13 +220,11 @@ def test_matched_pairs_are_those_of_like_length(tiny_lm: CausalLM) -> None:
 def test_uneven_lengths_compare_means(tiny_lm: CausalLM) -> None:
     pairs = tuple(Pair(str(n), " ".join(["good"] * 9), "good bad") for n in range(3))
     table_VD = tiny_lm.unembedding_VD.double()
-    held, centre_D = compare(tiny_lm, Preferences(pairs), table_VD)
+    held, centre_D = compare(tiny_lm, Preferences(pairs))
     assert held.per_token
     good = tiny_lm.encode_text(" good")[0]
     torch.testing.assert_close(held.text_BD[0], table_VD[good] - centre_D)
-    assert not compare(tiny_lm, Preferences((Pair("", "good bad", "good"),)), table_VD)[
-        0
-    ].per_token  # twice is not more
+    assert not compare(tiny_lm, Preferences((Pair("", "good bad", "good"),)))[0].per_token  # twice is not more
 
 
 def test_thumbs_teach_with_and_without_a_counterpart(tiny_lm: CausalLM, make_head: MakeHead, tmp_path: Path) -> None:
@@ -349,7 +387,7 @@ def test_weights_are_heeded(tiny_lm: CausalLM, make_head: MakeHead) -> None:
     true = make_head(0, 3)
     right, wrong = planted(true, 300, 0), swapped(planted(true, 300, 10))
     mixed = tuple(replace(p, weight=10.0) for p in right.pairs) + wrong.pairs
-    learn, _ = compare(tiny_lm, Preferences(mixed), tiny_lm.unembedding_VD.double())
+    learn, _ = compare(tiny_lm, Preferences(mixed))
     assert agreement(tiny_lm, fit_rewards(learn)[0].float(), true.weights.bias_D) > 0.8
 
 

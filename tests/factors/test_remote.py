@@ -20,7 +20,7 @@ from factorlm.factors.remotes.inspection import inspect
 from factorlm.factors.remotes.place import place_of
 from factorlm.factors.remotes.transfer import Checked, listing, pull, push, verify_place
 from factorlm.factors.seal import seal
-from factorlm.factors.store import MANIFEST, SHELF, WEIGHTS, Store
+from factorlm.factors.store import MANIFEST, SHELF, WEIGHTS, Store, read_manifest
 
 Save = Callable[..., Path]
 FINGERPRINT = "0123456789abcdef"  # of the encoder of save_head's heads
@@ -54,7 +54,7 @@ def test_what_is_pushed_comes_back_bit_identical(
         assert inspect(other.folder / folder.name) == inspect(folder)
     assert sorted(path.name for path in other.folder.iterdir()) == sorted(f.name for f in folders), "no remains"
     assert list(verify_place(place_of(shared))) == [
-        Checked(folder.name, "0.1.0") for folder in sorted(folders, key=lambda f: f.name)
+        Checked(folder.name, read_manifest(folder).version) for folder in sorted(folders, key=lambda f: f.name)
     ]
     loaded = fl.factor(str(other.folder / "kind"))
     assert isinstance(loaded, UnboundHead)

@@ -10,10 +10,14 @@ import typer
 from factorlm.cli import faders
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from factorlm.algebra import Factor
     from factorlm.factors.doses import Choice
     from factorlm.inference import Model, Response, Sampling
 
 SAMPLERS = ("local",)
+OVERSHOOT = 1.3  # times what factors move the base one by one: worth a warning
 
 
 def generate(
@@ -134,9 +138,23 @@ def _fitted(model: Model, choices: dict[str, Choice], budget: float | None, deco
             f"[dim]budget {budget:g} {kept}: {found.divergence:.3f} nats per token, {found.asked:.3f} asked for[/dim]",
             soft_wrap=True,
         )
-    elif len(choices) > 1:
-        notes.print(f"[dim]together they move the model by {divergence_of(model):.2f} nats per token[/dim]")
+    elif len(factors) > 1 and not decorrelate:
+        alone, together = sum(map(_strength_alone, factors)), divergence_of(model)
+        if together > OVERSHOOT * alone > 0:
+            notes.print(
+                f"[yellow]together the factors move the model by {together:.2f} nats per token, one by one by "
+                f"{alone:.2f}: they push alike; --decorrelate refits the exponents, --budget caps the sum[/yellow]",
+                soft_wrap=True,
+            )
     return model
+
+
+def _strength_alone(term: tuple[Factor, float | Tensor]) -> float:
+    """What the factor would move the base by alone, in nats per token; 0 where that is not known without measuring."""
+    from factorlm.inference.strengths import known_map
+
+    strengths = known_map(term[0])
+    return abs(strengths.strength(float(term[1]))) if strengths else 0.0
 
 
 def as_object(model: Model, response: Response, seed: int) -> dict[str, Any]:

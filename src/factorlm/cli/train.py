@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from factorlm.factors.training import Description, Trained
     from factorlm.factors.unbound import Unbound
 
+WORD_BOOST = 4.0  # nats for each word of a list that is distilled: below, rare words teach little
+
 
 def train(
     name: Name,
@@ -128,7 +130,7 @@ def _teacher(instruction: str, name: str) -> tuple[Unbound, str]:
     if instruction:
         return prompt(instruction), f"distilled from the instruction {instruction!r}"
     if Path(name).is_file() or Path(name).suffix == ".txt":
-        return lexicon(read_lines(name)), f"distilled from the words of {Path(name).name}"
+        return lexicon(dict.fromkeys(read_lines(name), WORD_BOOST)), f"distilled from the words of {Path(name).name}"
     return factor(name), f"distilled from the factor {name}"
 
 

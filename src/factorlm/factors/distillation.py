@@ -113,7 +113,7 @@ def _card(about: Description, own: Sequence[str], theirs: Sequence[str]) -> Data
     sources = about.sources or (("texts of the user", about.licence, ""),)
     written = Source(
         name="texts that the model and the teacher wrote",
-        licence="",
+        licence="output of the model",
         num_texts=len(own),
         fingerprint=fingerprint([Example(text, True) for text in own]),
     )

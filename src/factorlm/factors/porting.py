@@ -34,7 +34,8 @@ from factorlm.factors.manifest import Calibration, DataCard, Manifest, Source
 from factorlm.factors.potentials import own_texts
 from factorlm.factors.recipe import Recipe, Rows
 from factorlm.factors.regression import ridge
-from factorlm.factors.separation import Judge, sentence_judge, separation
+from factorlm.factors.response import Judge, sentence_judge
+from factorlm.factors.separation import separation
 from factorlm.factors.store import Store, load
 from factorlm.factors.training import ERROR, Trained, effect_key
 from factorlm.models import CausalLM
@@ -137,7 +138,7 @@ def port_head(
         )
     strengths = head_strengths(new, found)
     if dev:
-        judge = judge or sentence_judge(held_out)
+        judge = judge or sentence_judge(held_out)[0]
         before_map = manifest.strengths or head_strengths(old, weights)
         heads = {
             "before porting": Head(manifest.name, weights.to(old.device), old, before_map),

@@ -116,12 +116,11 @@ def train_preferences(
     """
     start = time.perf_counter()
     train, dev = split_preferences(preferences)
-    table_VD = lm.unembedding_VD.detach().double().cpu()
-    learn, centre_D = compare(lm, train, table_VD)
+    learn, centre_D = compare(lm, train)
     bias_D, length_effect = fit_rewards(learn, seed=seed, report=report)
     weights = HeadWeights.shift((bias_D / learn.length_B.mean() if learn.per_token else bias_D).float())
     learned = time.perf_counter()
-    held, _ = compare(lm, dev, table_VD, centre_D, per_token=learn.per_token)
+    held, _ = compare(lm, dev, centre_D, per_token=learn.per_token)
     prompts, texts = zip(*_distinct(dev), strict=True)
     features = encode(lm, texts, prompts=prompts, longest=LONGEST_ANSWER, report=report)
     reward_SB = evidence(lm, weights, features, tuple(scale / 2 for scale in SCALES)).double()
@@ -161,7 +160,6 @@ def train_preferences(
 def compare(
     lm: CausalLM,
     preferences: Preferences,
-    table_VD: Tensor,
     centre_D: Tensor | None = None,
     *,
     per_token: bool | None = None,
@@ -169,19 +167,19 @@ def compare(
     """The comparisons, and the mean embedding of their tokens, which was taken out.
 
     Args:
-        lm: the shared encoder; only its tokenizer is used.
+        lm: the shared encoder, of which only the tokenizer and the unembedding are used.
         preferences: what to compare.
-        table_VD: its unembedding in double precision.
         centre_D: the mean embedding to take out, if it is known.
         per_token: whether rewards are means over tokens; None decides by how uneven the lengths are.
     """
     number = {key: n for n, key in enumerate(_distinct(preferences))}
     rows = tokenized(lm, [text for _, text in number], longest=LONGEST_ANSWER)
     length_B = torch.tensor([float(len(row)) for row in rows], dtype=torch.float64)
+    table_VD = lm.unembedding_VD.detach().cpu()
+    sum_BD = torch.stack([table_VD[torch.tensor(row)].double().sum(0) for row in rows])
     if centre_D is None:
-        count_V = torch.bincount(torch.tensor([t for row in rows for t in row]), minlength=table_VD.shape[0]).double()
-        centre_D = count_V @ table_VD / count_V.sum()
-    text_BD = torch.stack([table_VD[torch.tensor(row)].sum(0) - len(row) * centre_D for row in rows])
+        centre_D = sum_BD.sum(0) / length_B.sum()
+    text_BD = sum_BD - length_B[:, None] * centre_D
     pairs, rated = preferences.pairs, preferences.rated
     items: list[Pair | Rated] = [*pairs, *rated]
     weight_R = torch.tensor([item.weight for item in items], dtype=torch.float64)

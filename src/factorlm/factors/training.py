@@ -16,7 +16,8 @@ from factorlm.factors.features import Features, Report, encode, quiet, tokenized
 from factorlm.factors.head import EncoderCard, Head, HeadWeights
 from factorlm.factors.lowrank import MOST_TEXTS, fit_low_rank
 from factorlm.factors.manifest import Calibration, DataCard, HeadSettings, Manifest, Source
-from factorlm.factors.separation import STRENGTH, Judge, Separation, sentence_judge, separation
+from factorlm.factors.response import Judge, sentence_judge
+from factorlm.factors.separation import STRENGTH, Separation, separation
 from factorlm.factors.shift import fit_shift
 from factorlm.factors.strength import StrengthMap
 from factorlm.models import CausalLM
@@ -122,7 +123,7 @@ def train_head(
         )
         mapped = _measured(lm, weights, dev_features, dev_label_B, report)
         stage("learning the map")
-        judge = judge or sentence_judge(parts.dev)
+        judge = judge or sentence_judge(parts.dev)[0]
         by_bias, by_map = (separation(lm, f.head(lm, about.name), judge, report=report) for f in (fitted, mapped))
         effect = _effect(by_bias, "bias") | _effect(by_map, f"rank {rank}")
         fitted = mapped if by_map.exceeds(by_bias) else fitted

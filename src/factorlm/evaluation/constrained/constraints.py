@@ -19,8 +19,8 @@ from factorlm.evaluation.judging import TEXTS, judged
 from factorlm.evaluation.responses import Samples
 from factorlm.evaluation.workbench import Workbench
 from factorlm.factors.examples import Example, Split, fingerprint, split
+from factorlm.factors.response import Judge as SentenceJudge
 from factorlm.factors.response import sentence_judge
-from factorlm.factors.separation import Judge as SentenceJudge
 
 Array = NDArray[np.float64]
 ExamplesOf = Callable[[str], list[Example]]  # labelled texts of an attribute, by the name of its factor

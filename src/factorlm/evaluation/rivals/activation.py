@@ -25,7 +25,7 @@ from factorlm.evaluation.rivals.twins import as_language_model, twin
 from factorlm.factors.calibration import OPENINGS, neutral_states
 from factorlm.factors.examples import Example, Split
 from factorlm.factors.features import Report, quiet, tokenized
-from factorlm.factors.separation import Judge, sentence_judge
+from factorlm.factors.response import Judge, sentence_judge
 from factorlm.inference.draw import Sampling
 from factorlm.inference.model import Model
 from factorlm.models import CausalLM
@@ -84,7 +84,7 @@ class ActivationSteering:
         if len(layers) == 1:
             best = layers[0]
         else:
-            judge = self.judge or sentence_judge(parts.dev)
+            judge = self.judge or sentence_judge(parts.dev)[0]
             control = [_control(lm, layer, mean_LD[layer], judge, report) for layer in layers]
             best = layers[max(range(len(layers)), key=control.__getitem__)]
         found = {"layer": torch.tensor(best), "vector": mean_LD[best]}

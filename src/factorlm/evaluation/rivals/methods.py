@@ -52,8 +52,8 @@ class Dials(Config):
     gedi: Doses = (1.0, 2.0, 5.0, 10.0)
     fudge: Doses = (1.0, 2.0, 3.0)
     lm_steer: Doses = (1.5, 2.0, 3.0, 4.0)
-    activation: Doses = (1.0, 2.0, 3.0, 4.0)
-    arithmetic: Doses = (2.0, 4.0, 8.0)
+    activation: Doses = (1.5, 2.0, 3.0, 4.0)
+    arithmetic: Doses = (2.0, 4.0, 6.0)
 
 
 @dataclass(frozen=True)

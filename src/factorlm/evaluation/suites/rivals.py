@@ -68,7 +68,7 @@ class Settings(Config):
             return cls(texts=1500, num_prompts=200, max_tokens=20)
         few = Dials(
             ours=(0.2, 0.4), prompting=(0.5, 1.0), dexperts=(1.0, 1.5), gedi=(2.0, 5.0), fudge=(2.0,),
-            lm_steer=(2.0, 3.0), activation=(3.0, 6.0), arithmetic=(4.0,),
+            lm_steer=(2.0, 3.0), activation=(2.0, 4.0), arithmetic=(4.0,),
         )  # fmt: skip
         return cls(dials=few)
 
