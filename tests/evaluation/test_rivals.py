@@ -414,7 +414,7 @@ def test_the_frontier_is_what_nothing_beats() -> None:
 def test_varied_texts_have_more_distinct_runs() -> None:
     texts = ["one two three four five", "one two three four five", "six seven eight nine ten"]
     samples = [[Sample(text, (1, 2), -1.0, -1.0, "length")] for text in texts]
-    found = Point("a", 1, samples, {}).distinct_3(5)
+    found = Point("a", 1, samples, {}).distinct_3(5, 1)
     assert found.value == pytest.approx(6 / 9)
 
 

@@ -37,7 +37,7 @@ def tables(found: object) -> dict[str, Table]:
 @pytest.mark.model
 def test_ours_and_two_rivals_on_the_same_ground(desk: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     dials = Dials(**{**NOBODY, "ours": (0.6,), "prompting": (1.0,), "arithmetic": (6.0,)})
-    settings = rivals.Settings(num_prompts=3, max_tokens=4, texts=20, words=4, dials=dials)
+    settings = rivals.Settings(num_prompts=2, max_tokens=3, texts=20, words=4, dials=dials)
     found = rivals.run(desk, settings)
     names = ["positive (ours)", *(w.name for w in GOALS["positive"].wordings), "arithmetic"]
     [first, second] = [b for s in found.sections for b in s.blocks if isinstance(b, Scatter)]
@@ -67,7 +67,7 @@ def test_ours_and_two_rivals_on_the_same_ground(desk: Workbench, monkeypatch: py
 
 
 @pytest.mark.model
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_rivals_write_and_detoxify(desk: Workbench) -> None:
     settings = rivals.Settings(
         attribute="toxic", num_prompts=2, samples=2, max_tokens=4, texts=20, words=4, dials=Dials(

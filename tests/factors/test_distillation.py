@@ -25,7 +25,6 @@ from factorlm.factors.head import Head, HeadWeights
 from factorlm.factors.lessons import Lessons, neutral_texts, read_lessons
 from factorlm.factors.lexicon import Lexicon
 from factorlm.factors.named import lexicon, prompt
-from factorlm.factors.strength import mean_divergence
 from factorlm.factors.training import Description
 from factorlm.factors.unbound import bind
 from factorlm.models import CausalLM
@@ -251,26 +250,6 @@ def test_texts_of_the_user_are_on_the_card(tiny_lm: CausalLM, make_head: MakeHea
     assert theirs.licence == "CC0-1.0"
 
 
-@pytest.mark.model
-def test_an_instruction_becomes_a_head_that_steers_its_way(lm: CausalLM) -> None:
-    """Judged by the instruction itself, at states of other texts: its expected log ratio rises with the exponent."""
-    teacher = bind(prompt("Write a very sad story about death and loss."), lm)
-    trained = distil(lm, teacher, Description("sad"), most=240)
-    assert trained.manifest.effect[EXPLAINED] > 0.05
-    strengths = trained.manifest.strengths
-    assert strengths is not None
-    states = neutral_states(lm)
-    log_ratio_NV = teacher.start(states.prefix_NT[:24]).log_weight_BV
-    potential_NV = lm.unembed(trained.weights(states.hidden_ND[:24]))
-    expected = []
-    for strength in (-0.2, 0.0, 0.2):
-        steered_NV = (states.log_prob_NV[:24] + strengths.exponent(strength) * potential_NV).softmax(1)
-        expected.append(float((steered_NV * log_ratio_NV).sum(1).mean()))
-    assert expected[0] < expected[1] - 0.05
-    assert expected[2] > expected[1] + 0.05
-    assert mean_divergence(states.log_prob_NV, lm.unembed(trained.weights(states.hidden_ND)), 1.0) > 0.02
-
-
 SEA = [
     "We walked along the beach and watched the ocean until evening.",
     "The captain of the ship gave orders to every sailor on board.",
@@ -285,6 +264,26 @@ SEA = [
     "They were told to leave the boat and swim to the shore.",
     "Rain fell on the town, and nobody was in the street.",
 ]
+
+
+@pytest.mark.model
+def test_an_instruction_becomes_a_head_that_steers_its_way(lm: CausalLM) -> None:
+    """Judged by the instruction itself, at states of other texts: its expected log ratio rises with the exponent."""
+    teacher = bind(prompt("Write a very sad story about death and loss."), lm)
+    train, held = read_lessons(lm, teacher, SEA, (0.75, 0.25))
+    weights = HeadWeights.shift(fit_bias(lm, train))
+    divergence = float(held.divergence_N.mean())
+    assert divergence > 0.1
+    assert divergence_from(lm, weights, held) < 0.95 * divergence
+    states = neutral_states(lm)
+    log_ratio_NV = teacher.start(states.prefix_NT[:16]).log_weight_BV
+    potential_NV = lm.unembed(weights(states.hidden_ND[:16]))
+    expected = []
+    for exponent in (-0.5, 0.0, 0.5):
+        steered_NV = (states.log_prob_NV[:16] + exponent * potential_NV).softmax(1)
+        expected.append(float((steered_NV * log_ratio_NV).sum(1).mean()))
+    assert expected[0] < expected[1] - 0.05
+    assert expected[2] > expected[1] + 0.05
 
 
 @pytest.mark.model

@@ -9,7 +9,6 @@ most at equal divergence, in the eyes of a classifier of held-out texts.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from factorlm.algebra import PAD, Factor, Named, pad_right
+from factorlm.evaluation.rivals import clock
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, bounded, digest, digest_of_tensors
 from factorlm.evaluation.rivals.twins import as_language_model, twin
@@ -75,7 +75,7 @@ class ActivationSteering:
         )  # fmt: skip
 
     def _learn(self, lm: CausalLM, some: Split, parts: Split, checkpoint: Checkpoint, report: Report) -> Learned:
-        start = time.perf_counter()
+        start = clock.seconds(lm.device)
         mean_LD = torch.stack([
             _mean_states(lm, [e for e in some.train if e.is_positive == is_positive], report)
             for is_positive in (False, True)
@@ -88,7 +88,7 @@ class ActivationSteering:
             control = [_control(lm, layer, mean_LD[layer], judge, report) for layer in layers]
             best = layers[max(range(len(layers)), key=control.__getitem__)]
         found = {"layer": torch.tensor(best), "vector": mean_LD[best]}
-        return Learned(found, time.perf_counter() - start)
+        return Learned(found, clock.seconds(lm.device) - start)
 
 
 def steered(lm: CausalLM, layer: int, vector_D: Tensor) -> CausalLM:

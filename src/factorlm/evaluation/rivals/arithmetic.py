@@ -8,7 +8,6 @@ their beginnings too, since it will read beginnings.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from factorlm.algebra import Factor, Named, Power
+from factorlm.evaluation.rivals import clock
 from factorlm.evaluation.rivals.candidates import Candidates
 from factorlm.evaluation.rivals.kept import Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, digest, digest_of_tensors
@@ -28,6 +28,7 @@ from factorlm.models.fetch import MODELS
 
 LogOdds = Callable[[Sequence[str]], Tensor]  # of the attribute, [N]
 SHORTEST = 2  # words of a beginning
+CPU = torch.device("cpu")  # where the sentence encoder runs
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,7 +94,7 @@ def _train(examples: Sequence[Example], report: Report) -> Learned:
 
     from factorlm.models.sentences import load_sentence_encoder
 
-    start = time.perf_counter()
+    start = clock.seconds(CPU)
     generator = np.random.default_rng(0)
     texts, labels = [], []
     for example in examples:
@@ -108,7 +109,7 @@ def _train(examples: Sequence[Example], report: Report) -> Learned:
         "weight": torch.from_numpy(fit.coef_[0].astype(np.float32)),
         "bias": torch.from_numpy(fit.intercept_.astype(np.float32)),
     }
-    return Learned(found, time.perf_counter() - start)
+    return Learned(found, clock.seconds(CPU) - start)
 
 
 def _log_odds(learned: Learned) -> LogOdds:

@@ -8,7 +8,6 @@ Source: Hu et al. (2022), arXiv:2106.09685: a linear layer W becomes W + (alpha 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from factorlm.algebra import PAD, pad_right
+from factorlm.evaluation.rivals import clock
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import digest
 from factorlm.evaluation.rivals.twins import as_language_model, twin
@@ -138,7 +138,7 @@ def _train(
         for batch in torch.randperm(len(rows), generator=generator).split(settings.batch_texts)
     ]
     done, before = _resume(checkpoint, weights, optimizer)
-    start = time.perf_counter()
+    start = clock.seconds(lm.device)
     for step in range(done, len(batches)):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * (1 - step / len(batches))
@@ -149,8 +149,10 @@ def _train(
         optimizer.step()
         report(stage, step + 1, len(batches))
         if (step + 1) % CHECKPOINT_STEPS == 0:
-            _save(checkpoint, weights, optimizer, step + 1, before + time.perf_counter() - start)
-    return Learned({name: weight.detach() for name, weight in weights.items()}, before + time.perf_counter() - start)
+            _save(checkpoint, weights, optimizer, step + 1, before + clock.seconds(lm.device) - start)
+    return Learned(
+        {name: weight.detach() for name, weight in weights.items()}, before + clock.seconds(lm.device) - start
+    )
 
 
 def _loss(network: Any, lm: CausalLM, rows: list[list[int]]) -> Tensor:

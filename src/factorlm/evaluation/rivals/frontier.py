@@ -61,10 +61,10 @@ class Point:
         """Perplexity under the base, over that of what the base writes itself; resampled together."""
         return bootstrap(np.concatenate([self.nats_P2, base.nats_P2], 1), _ratio, seed=self.seed)
 
-    def distinct_3(self, num_words: int) -> Estimate:
-        """Different runs of three words over all of them, of texts cut to a number of words."""
-        texts = [words_of(cut(s.text, num_words)) for row in self.samples for s in row]
-        unit_B = [p for p, row in enumerate(self.samples) for _ in row]
+    def distinct_3(self, num_words: int, num_samples: int) -> Estimate:
+        """Different runs of three words over all of them, of the first texts to each prompt, cut to so many words."""
+        texts = [words_of(cut(s.text, num_words)) for row in self.samples for s in row[:num_samples]]
+        unit_B = [p for p, row in enumerate(self.samples) for _ in row[:num_samples]]
 
         def of(index_B: NDArray[np.intp]) -> Array:
             return np.array([distinct([texts[i] for i in index_B], 3)])

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from factorlm.algebra import Factor, Named, Power
+from factorlm.evaluation.rivals import clock
 from factorlm.evaluation.rivals.candidates import Candidates, states_after
 from factorlm.evaluation.rivals.kept import Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, digest_of_tensors
@@ -117,8 +117,8 @@ class Fudge:
 
 def _train(train: LabelledStates, dev: LabelledStates, settings: PrefixTraining, report: Report) -> Learned:
     """Cross-entropy of the label after every prefix (FUDGE's loss)."""
-    start = time.perf_counter()
     hidden_ND, label_N = train.features.hidden_ND.float(), train.label_N
+    start = clock.seconds(hidden_ND.device)
     generator = torch.Generator().manual_seed(settings.seed)
     width = hidden_ND.shape[1]
     fitted = {
@@ -143,4 +143,4 @@ def _train(train: LabelledStates, dev: LabelledStates, settings: PrefixTraining,
         report("fitting the classifier of prefixes", epoch + 1, settings.epochs)
         if dev_loss < least:
             best, least = {name: tensor.detach().clone() for name, tensor in fitted.items()}, dev_loss
-    return Learned({**fixed, **best}, time.perf_counter() - start)
+    return Learned({**fixed, **best}, clock.seconds(hidden_ND.device) - start)

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from factorlm.algebra import Factor, Named, Power, State, end_together, pad_right
+from factorlm.evaluation.rivals import clock
 from factorlm.evaluation.rivals.dexperts import fine_tuned_pair, num_parameters
 from factorlm.evaluation.rivals.finetuning import FineTuning
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
@@ -135,7 +135,7 @@ def _fit(lm: CausalLM, expert: Factor, anti: Factor, examples: tuple[Example, ..
     """Scale and prior that best predict the labels of texts from their mean evidence."""
     from sklearn.linear_model import LogisticRegression
 
-    start = time.perf_counter()
+    start = clock.seconds(lm.device)
     rows = tokenized(lm, [e.text for e in examples])
     order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]))
     mean, label = [], []
@@ -149,4 +149,4 @@ def _fit(lm: CausalLM, expert: Factor, anti: Factor, examples: tuple[Example, ..
         report("fitting the posterior", len(mean), len(order))
     fit = LogisticRegression(C=1e4).fit([[x] for x in mean], label)
     found = {"scale": torch.tensor(float(fit.coef_[0, 0])), "prior": torch.tensor(float(fit.intercept_[0]))}
-    return Learned(found, time.perf_counter() - start)
+    return Learned(found, clock.seconds(lm.device) - start)

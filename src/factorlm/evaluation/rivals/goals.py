@@ -34,6 +34,7 @@ class Goal:
         prompts: data sets to continue.
         judges: who measures; the first decides.
         samples: texts to a prompt, unless told otherwise.
+        base_samples: at least so many of the base, to which all are compared; 1 where a score depends on their number.
         wordings: instructions for the rivals that prompt.
         scores: from verdicts to a number for each prompt, [P], by measure; the first decides.
     """
@@ -45,6 +46,7 @@ class Goal:
     prompts: tuple[str, ...]
     judges: tuple[str, ...]
     samples: int
+    base_samples: int
     wordings: tuple[Prompting, ...]
     scores: dict[str, Callable[[Verdicts], Array]]
 
@@ -75,6 +77,7 @@ GOALS = {
         prompts=("sentiment_prompts/neutral",),
         judges=("sentiment", "sentiment-words"),
         samples=1,
+        base_samples=6,
         wordings=(
             Prompting(
                 "prompting (order)",
@@ -103,6 +106,7 @@ GOALS = {
         prompts=("rtp_prompts/challenging", "rtp_prompts/nontoxic"),
         judges=("toxicity-characters", "toxicity"),
         samples=5,
+        base_samples=1,
         wordings=(
             Prompting(
                 "prompting (order)",

@@ -7,7 +7,6 @@ A map of full rank over the unembedding is a head without a bias, so it runs as 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from factorlm.algebra import Factor, Power
+from factorlm.evaluation.rivals import clock
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, digest_of_tensors
 from factorlm.evaluation.rivals.states import LabelledStates, labelled_states
@@ -82,7 +82,7 @@ class LMSteer:
 
 def _train(lm: CausalLM, states: LabelledStates, settings: SteerTraining, report: Report) -> Learned:
     """Fit W and the shared map by the likelihood of each token; the encoder and the unembedding stay fixed."""
-    start = time.perf_counter()
+    start = clock.seconds(lm.device)
     width, features = lm.width, states.features
     map_DD, shared_DD = (torch.zeros(width, width, device=lm.device, requires_grad=True) for _ in range(2))
     optimizer = torch.optim.Adam([map_DD, shared_DD], lr=settings.learning_rate)
@@ -106,4 +106,4 @@ def _train(lm: CausalLM, states: LabelledStates, settings: SteerTraining, report
         loss.backward()
         optimizer.step()
         report("fitting LM-Steer", step + 1, len(batches))
-    return Learned({"map": map_DD.detach()}, time.perf_counter() - start)
+    return Learned({"map": map_DD.detach()}, clock.seconds(lm.device) - start)

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from factorlm.evaluation.rivals import clock
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import digest, digest_of_tensors
 from factorlm.factors.examples import Example
@@ -49,10 +49,10 @@ def labelled_states(lm: CausalLM, examples: Sequence[Example], kept: Kept, repor
     key = {"what": "states", "model": lm.fingerprint, "dtype": str(lm.model.dtype), "texts": digest(texts)}
 
     def read(checkpoint: Checkpoint) -> Learned:
-        start = time.perf_counter()
+        start = clock.seconds(lm.device)
         features = encode(lm, texts, report=report, keep=False)
         found = {"hidden": features.hidden_ND, "token": features.token_N, "owner": features.owner_N}
-        return Learned(found, time.perf_counter() - start)
+        return Learned(found, clock.seconds(lm.device) - start)
 
     learned = kept.get("states", key, read)
     hidden_ND, token_N, owner_N = (learned.tensors[name] for name in ("hidden", "token", "owner"))

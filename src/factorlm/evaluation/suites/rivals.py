@@ -15,11 +15,11 @@ from factorlm.evaluation.document import Cell, Column, Scatter, Section, Series,
 from factorlm.evaluation.intervals import Comparison, Estimate, adjusted, compare
 from factorlm.evaluation.judges import Judge, load_judge
 from factorlm.evaluation.judging import judge_blocks, judged
-from factorlm.evaluation.responses import Samples, distinct_prompts
+from factorlm.evaluation.responses import Samples, distinct_prompts, respond
 from factorlm.evaluation.rivals import Kept, bounded
 from factorlm.evaluation.rivals.frontier import Point, at_price, difference_at_price, nearest_pair, undominated
 from factorlm.evaluation.rivals.goals import Goal, goal_named
-from factorlm.evaluation.rivals.methods import Dials, Method, Writing, given, ours, rivals_of
+from factorlm.evaluation.rivals.methods import Dials, Method, Writing, bare, given, ours, rivals_of
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.factors.examples import split
 from factorlm.inference import Sampling
@@ -104,6 +104,11 @@ class Work:
         return next(iter(self.goal.scores)), self.judges[0].name
 
     @property
+    def num_samples(self) -> int:
+        """Texts to each prompt."""
+        return self.settings.samples or self.goal.samples
+
+    @property
     def lower_is_better(self) -> bool:
         """Whether less of the measure is wanted."""
         return self.goal.sign < 0
@@ -141,16 +146,23 @@ def run(bench: Workbench, settings: Settings) -> Findings:
     mine = ours(bench, settings.factor or goal.label, goal, settings.dials.ours, how)
     work = Work(bench, settings, goal, judges, [mine, *given(bench, how)])
 
-    def point(method: Method, dose: float, part: str) -> Point:
-        what = f"{method.name} {dose:g}" if dose else "the base"
-        samples: Samples = method.write(dose, sets[part], f"writing {what}: {_group(part)}")
-        verdicts = {judge.name: judged(bench, judge, samples, f"judging {what}: {_group(part)}") for judge in judges}
+    def judged_point(name: str, dial: float, samples: Samples, what: str) -> Point:
+        verdicts = {judge.name: judged(bench, judge, samples, f"judging {what}") for judge in judges}
         scores = {(measure, name): of(v) for measure, of in goal.scores.items() for name, v in verdicts.items()}
-        dial = goal.sign * dose if method.has_dial else 0.0
-        return Point(method.name if dose else "base", dial, samples, scores, bench.seed)
+        return Point(name, dial, samples, scores, bench.seed)
 
-    for part in sets:
-        work.bases[part] = point(mine, 0.0, part)
+    def point(method: Method, dose: float, part: str) -> Point:
+        what = f"{method.name} {dose:g}: {_group(part)}"
+        dial = goal.sign * dose if method.has_dial else 0.0
+        return judged_point(method.name, dial, method.write(dose, sets[part], f"writing {what}"), what)
+
+    for part, prompts in sets.items():
+        what = f"the base: {_group(part)}"
+        samples = respond(
+            bench, bare(bench), prompts, n=max(how.samples, goal.base_samples), max_tokens=how.max_tokens,
+            sampling=how.sampling, stage=f"writing {what}",
+        )  # fmt: skip
+        work.bases[part] = judged_point("base", 0.0, samples, what)
     work.methods.extend(rivals_of(bench, goal, settings.dials, parts, kept, how))
     for method in work.methods:
         for part in sets:
@@ -178,7 +190,10 @@ def _plane(work: Work, part: str) -> Section:
     group, (measure, judge) = _group(part), work.key
     is_share = measure == "positive texts" or measure.startswith("probability")
     prices = {p.name: work.note(f"perplexity ratio/{group}", p.name, p.price(base)) for p in points}
-    varied = {p.name: work.note(f"Dist-3/{group}", p.name, p.distinct_3(settings.words)) for p in [base, *points]}
+    varied = {
+        p.name: work.note(f"Dist-3/{group}", p.name, p.distinct_3(settings.words, work.num_samples))
+        for p in [base, *points]
+    }
     scores = {
         key: {p.name: work.note(f"{key[0]}/{group}/{key[1]}", p.name, p.score(key)) for p in [base, *points]}
         for key in base.scores
@@ -242,7 +257,7 @@ def _plane(work: Work, part: str) -> Section:
         rows.append((p.name, *found, prices[p.name], moved[p.name], varied[p.name], "yes" if is_on else ""))
     table = Table(title=f"Every method at every setting, {group} prompts", columns=columns, rows=tuple(rows))
     lead = (
-        f"{settings.num_prompts} prompts of {part}, {settings.samples or work.goal.samples} texts of "
+        f"{settings.num_prompts} prompts of {part}, {work.num_samples} texts of "
         f"{settings.max_tokens} tokens to each, the same seeds and sampling for all."
     )
     return Section(title=f"Attribute against cost: {group} prompts", lead=lead, blocks=(by_price, by_variety, table))
@@ -325,7 +340,7 @@ def _cost(work: Work) -> Section:
     note = (
         "Eight texts written together; prompts of a method are read once. Preparation is timed when it is first done, "
         "and is shared where methods share it: DExperts and GeDi have the same fine-tunes, FUDGE and LM-Steer the same "
-        "states. A machine that does other work at the time is slower."
+        "states. On a processor both are times of all cores together, whatever else the machine did."
     )
     table = Table(title="What it takes", columns=columns, rows=tuple(rows), note=note)
     return Section(title="What it takes", blocks=(table,))
@@ -344,9 +359,10 @@ def _cautions(work: Work) -> list[str]:
             f"The classifier of arithmetic reads the same sentence encoder as {', '.join(same)}, which favours it "
             "there; it learned from other texts."
         )
-    samples = settings.samples or work.goal.samples
-    if work.lower_is_better and samples != USUAL_SAMPLES:
-        found.append(f"The maximum is over {samples} samples; published figures use {USUAL_SAMPLES} and are higher.")
+    if work.lower_is_better and work.num_samples != USUAL_SAMPLES:
+        found.append(
+            f"The maximum is over {work.num_samples} samples; published figures use {USUAL_SAMPLES} and are higher."
+        )
     far = [m.name for m in work.methods[1:] for part in work.bases if not _meets(work, part, m)]
     if far:
         found.append(
