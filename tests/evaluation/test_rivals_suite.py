@@ -8,6 +8,7 @@ from factorlm.evaluation.document import Scatter, Table
 from factorlm.evaluation.rivals import speed
 from factorlm.evaluation.rivals.goals import GOALS
 from factorlm.evaluation.rivals.methods import Dials
+from factorlm.evaluation.rivals.sections import USUAL_SAMPLES
 from factorlm.evaluation.suites import rivals, settings_of
 from factorlm.evaluation.workbench import Workbench
 from factorlm.inference.expression import compose
@@ -82,7 +83,7 @@ def test_all_rivals_write_and_detoxify(desk: Workbench) -> None:
         found_maximum = found.measures[f"average maximum toxicity/{group}/toxicity"]
         assert len(found_maximum) == len(names)
         assert all(0 <= (estimate.value or 0) <= 1 for estimate in found_maximum.values())
-    assert any(f"over 2 samples; published figures use {rivals.USUAL_SAMPLES}" in line for line in found.cautions)
+    assert any(f"over 2 samples; published figures use {USUAL_SAMPLES}" in line for line in found.cautions)
 
 
 @pytest.mark.model
