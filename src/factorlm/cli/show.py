@@ -122,6 +122,8 @@ def _print_numbers(manifest: Manifest) -> None:
         table.add_row("trained on", escape(f"{source.name} ({source.licence})"))
         if source.credit:
             table.add_row("", escape(source.credit))
+    if manifest.data.own_texts:
+        table.add_row("", f"and {manifest.data.own_texts} texts of the encoder itself")
     for change in manifest.changes:
         table.add_row(f"after {change.version}", escape(change.what))
     if manifest.origin:

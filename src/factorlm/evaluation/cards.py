@@ -170,8 +170,11 @@ def _data(manifest: Manifest) -> Section:
     columns = (Column(title="set"), Column(title="licence"), Column(title="credit"))
     rows: tuple[tuple[Cell, ...], ...] = tuple((s.name, s.licence, s.credit) for s in manifest.data.train)
     texts = manifest.data.train[0].num_texts
+    own = (
+        f"the sets below, and from {manifest.data.own_texts} that the encoder wrote" if manifest.data.own_texts else ""
+    )
     return Section(
         title="Data",
-        lead=f"It learned from {texts} texts of:",
+        lead=f"It learned from {texts} texts of {own or 'the sets below'}:",
         blocks=(Table(title="Training texts", columns=columns, rows=rows),),
     )

@@ -69,7 +69,7 @@ def build(
     assert lm is not None
     examples = recipe.examples(rows)
     tests: dict[str, Sequence[Example]] = {**recipe.held_out(rows)}
-    trained = train_head(lm, examples, recipe.about, tests=tests, seed=seed, report=report)
+    trained = train_head(lm, examples, recipe.about, tests=tests, own_texts=recipe.own_texts, seed=seed, report=report)
     head = Head(recipe.name, trained.weights.to(lm.device), lm, trained.manifest.strengths)
     held_out = split(examples).dev
     judge, accuracy = sentence_judge(held_out)

@@ -102,18 +102,23 @@ def encode(
         torch.tensor([i for i, row in enumerate(rows) for _ in row]),
     )
     if keep:
-        _save(features, path)
+        tensors = {
+            "hidden_ND": features.hidden_ND,
+            "token_N": features.token_N.int(),
+            "owner_N": features.owner_N.int(),
+        }
+        keep_tensors(tensors, path)
     return features
 
 
-def _save(features: Features, path: Path) -> None:
+def keep_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write them under a temporary name, then rename; a cache that cannot be written saves no time, and that is all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    tensors = {"hidden_ND": features.hidden_ND, "token_N": features.token_N.int(), "owner_N": features.owner_N.int()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(tensors, partial)
         partial.replace(path)
-    except (OSError, safetensors.SafetensorError):  # a cache that cannot be written saves no time, and that is all
+    except (OSError, safetensors.SafetensorError):
         partial.unlink(missing_ok=True)
 
 

@@ -63,12 +63,14 @@ class DataCard(Config):
     Attributes:
         train: what it learned from.
         test: what its evidence was tested on.
+        own_texts: how many texts of the encoder itself it learned from besides.
         recipe: the command that makes it again.
         recipe_digest: hash of the recipe that it was made by; empty where it was made without one.
     """
 
     train: tuple[Source, ...] = ()
     test: tuple[Source, ...] = ()
+    own_texts: int = 0
     recipe: str = ""
     recipe_digest: str = ""
 

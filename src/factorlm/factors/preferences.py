@@ -27,11 +27,12 @@ import torch
 from torch import Tensor
 
 from factorlm.factors.calibration import SCALES, auc, evidence, head_strengths
+from factorlm.factors.convex import minimise
 from factorlm.factors.features import Report, encode, quiet, tokenized
 from factorlm.factors.feedback import Pair, Preferences, Rated, fingerprint, groups_of, split_preferences
 from factorlm.factors.head import EncoderCard, HeadWeights
 from factorlm.factors.manifest import Calibration, HeadSettings, Manifest
-from factorlm.factors.training import ERROR, Description, Trained, data_card, minimise
+from factorlm.factors.training import ERROR, Description, Trained, data_card
 from factorlm.models import CausalLM
 
 LONGEST_ANSWER = 128  # tokens

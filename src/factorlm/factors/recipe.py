@@ -19,6 +19,7 @@ from factorlm.factors.training import Description
 from factorlm.settings import Config, explain_validation
 
 FOLDER = Path(__file__).parent / "recipes"
+OWN_TEXTS = 4096
 Row = Mapping[str, Any]
 Rows = Callable[[str], Sequence[Row]]  # "set/part" -> its rows; plain text has a row for each line, with `text`
 Value = str | int | float | bool
@@ -166,6 +167,7 @@ class Recipe(Config):
         sources: what it learns from.
         train: labelled texts that a head learns from.
         tests: labelled texts of other origin, by name.
+        own_texts: how many texts of the encoder itself a head learns from besides.
         lexicon: instead of all that: the words of a lexicon.
     """
 
@@ -177,6 +179,7 @@ class Recipe(Config):
     sources: tuple[Credit, ...] = ()
     train: Labelled | None = None
     tests: dict[str, Labelled] = Field(default_factory=dict)
+    own_texts: Annotated[int, Field(ge=0)] = OWN_TEXTS
     lexicon: tuple[Phrases, ...] = ()
 
     @property

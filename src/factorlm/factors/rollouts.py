@@ -1,0 +1,111 @@
+"""The model's own texts: continuations of neutral openings, with the states they were drawn from; drawn once, kept."""
+
+# Axes: B texts, D width, K most probable tokens, T time, V vocabulary.
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from factorlm.algebra import pad_left
+from factorlm.factors.features import Report, keep_tensors, quiet
+from factorlm.models import CausalLM
+from factorlm.models.fetch import cache_folder
+
+NUM_TOKENS = 20
+TOP_P = 0.95
+MOST_SORTED = 2048  # tokens: the most probable ones hold TOP_P nearly always
+LARGEST_BATCH = 256
+
+# Neutral openings of ours: every subject before every verb; none of them is among those where factors are measured.
+SUBJECTS = (
+    "I", "We", "You", "My sister", "The doctor", "Our neighbours", "The old house", "A young man", "The first chapter",
+    "Her letter", "The train", "The government", "The new teacher", "Most people", "The song", "His brother",
+    "The city", "Two friends", "The shop on the corner", "The study", "The dog", "Their plan", "This product",
+    "The music", "Someone", "The game", "The staff", "The story", "Many students", "The room", "The book",
+    "The machine",
+)  # fmt: skip
+VERBS = (
+    "had", "could", "never", "always", "came to", "looked", "made", "began to", "seemed to", "told us", "needed",
+    "wanted", "did not", "would", "took", "gave", "said", "brought", "left", "felt", "changed", "kept", "became",
+    "started with", "went", "found", "showed that", "asked", "ended", "turned", "might", "used to",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """Texts that the model wrote, all of one length.
+
+    Attributes:
+        hidden_BTD: the state before each token, half precision.
+        token_BT: the tokens.
+        mean_BTD: mean unembedding of the token under the distribution that it was drawn from, half precision.
+    """
+
+    hidden_BTD: Tensor
+    token_BT: Tensor
+    mean_BTD: Tensor
+
+
+@torch.no_grad()
+def rollouts(lm: CausalLM, count: int, *, seed: int = 0, report: Report = quiet) -> Rollouts:
+    """Draw texts with top-p sampling, or find them drawn already.
+
+    Args:
+        lm: the model.
+        count: how many texts.
+        seed: of the draws, and of the order of openings.
+        report: told of progress.
+    """
+    path = _path(lm, count, seed)
+    if path.is_file():
+        try:
+            kept = safetensors.torch.load_file(path)
+            return Rollouts(kept["hidden_BTD"], kept["token_BT"].long(), kept["mean_BTD"])
+        except (safetensors.SafetensorError, KeyError):
+            path.unlink()  # damaged: draw the texts again
+    generator = torch.Generator().manual_seed(seed)
+    openings = [f"{subject} {verb}" for subject, verb in itertools.product(SUBJECTS, VERBS)]
+    order = torch.cat([torch.randperm(len(openings), generator=generator) for _ in range(-(-count // len(openings)))])
+    rows = [[*lm.start_ids, *lm.encode_text(openings[i])] for i in order[:count]]
+    batches: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start in range(0, count, LARGEST_BATCH):
+        batch = rows[start : start + LARGEST_BATCH]
+        batches.append(_drawn(lm, batch, generator))
+        report("writing texts to learn from", start + len(batch), count)
+    drawn = Rollouts(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+    keep_tensors({"hidden_BTD": drawn.hidden_BTD, "token_BT": drawn.token_BT.int(), "mean_BTD": drawn.mean_BTD}, path)
+    return drawn
+
+
+def _drawn(lm: CausalLM, rows: list[list[int]], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Continuations of some rows: states, tokens and mean unembeddings."""
+    state = lm.start(pad_left(rows))
+    hidden, tokens, means = [], [], []
+    for step in range(NUM_TOKENS):
+        log_prob_BV = state.log_weight_BV.clone()
+        log_prob_BV[:, list(lm.vocabulary.end_ids)] = -torch.inf
+        prob_BK, token_BK = log_prob_BV.softmax(-1).topk(min(MOST_SORTED, log_prob_BV.shape[1]), dim=-1)
+        prob_BK = torch.where(prob_BK.cumsum(-1) - prob_BK < TOP_P, prob_BK, 0.0)
+        prob_BK /= prob_BK.sum(-1, keepdim=True)
+        prob_BV = torch.zeros_like(log_prob_BV).scatter_(1, token_BK, prob_BK)
+        choice_B1 = torch.multinomial(prob_BK.cpu(), 1, generator=generator)
+        token_B = token_BK.cpu().gather(1, choice_B1)[:, 0]
+        hidden.append(state.memory.hidden_BD.to("cpu", torch.float16))
+        tokens.append(token_B)
+        means.append((prob_BV @ lm.unembedding_VD.float()).to("cpu", torch.float16))
+        if step + 1 < NUM_TOKENS:
+            state = lm.extend(state, token_B.to(lm.device))
+    return torch.stack(hidden, 1), torch.stack(tokens, 1), torch.stack(means, 1)
+
+
+def _path(lm: CausalLM, count: int, seed: int) -> Path:
+    what = f"{lm.fingerprint} {count} {seed} {NUM_TOKENS} {TOP_P} {SUBJECTS} {VERBS}"
+    return cache_folder() / "rollouts" / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.safetensors"
