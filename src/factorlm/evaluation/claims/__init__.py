@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from factorlm.errors import UnknownNameError
-from factorlm.evaluation.claims import heads, measures, products, recorded, truncation
+from factorlm.evaluation.claims import heads, measures, products, recorded, steering, truncation
 from factorlm.evaluation.claims.claim import (
     Claim,
     ClaimBench,
@@ -40,6 +40,8 @@ CLAIMS: dict[str, Claim] = {
         heads.FACTOR_CLASSIFIES,
         recorded.BIAS_STEERS,
         recorded.SHARE_RISES,
+        steering.OWN_TEXTS,
+        steering.TEN_FACTORS,
         truncation.TYPICAL_REPEATS_LESS,
         measures.DISTINCT_FALLS_WITH_LENGTH,
         measures.ADJUSTED_DISTINCT_STAYS,
