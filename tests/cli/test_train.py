@@ -110,6 +110,7 @@ BAD = {
     "both thumbs": (["--thumbs", "both.jsonl"], "line 1 of both.jsonl and line 2 of both.jsonl"),
     "pairs as thumbs": (["--thumbs", "pairs.jsonl"], "line 1 of pairs.jsonl"),
     "rank of pairs": (["--pairs", "pairs.jsonl", "--rank", "4"], "got --rank 4; leave it out"),
+    "own texts of pairs": (["--pairs", "pairs.jsonl", "--own-texts", "9"], "got 9; leave it out"),
     "texts without a teacher": (["--pairs", "pairs.jsonl", "--texts", "texts.txt"], "--from-prompt"),
     "exponent without a teacher": (["--thumbs", "thumbs.jsonl", "--exponent", "2"], "--from-prompt"),
     "no such teacher": (["--from-lexicon", "boosst"], "boosst"),

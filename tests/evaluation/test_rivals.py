@@ -396,7 +396,30 @@ def test_scores_at_a_price_by_hand() -> None:
     assert found.value == pytest.approx(0.7 - 0.6)
     assert found.low is not None
     assert found.low < 0.1 < found.high
-    assert nearest_pair([weak, strong], [other]) == (strong, other)
+
+
+def test_settings_are_paired_near_a_fixed_price() -> None:
+    """Not where two dials happen to cost the same: that may be at the base, or far beyond."""
+    base = point("base", 0, [0.5] * 4, [20.0] * 4)
+    cheap, dear = (point("a", d, [0.6] * 4, [20 + 10 * math.log(p)] * 4) for d, p in ((1, 1.25), (2, 3.0)))
+    low, same = (point("b", d, [0.7] * 4, [20 + 10 * math.log(p)] * 4) for d, p in ((1, 1.1), (2, 3.0)))
+    nobody = point("c", 1, [0.7] * 4, [math.nan] * 4)
+    assert nearest_pair([cheap, dear], [low, same], base, 1.2) == (cheap, low)
+    assert nearest_pair([cheap, dear], [low, same], base, 2.5) == (dear, same)
+    assert nearest_pair([cheap, dear], [nobody, low], base, 1.2) == (cheap, low)
+    assert nearest_pair([cheap, dear], [nobody], base, 1.2) is None
+
+
+def test_a_price_that_is_often_not_reached_has_no_interval() -> None:
+    base = point("base", 0, [0.5] * 12, [20.0] * 12)
+    uneven = [20 + 20 * math.log(1.3), 20.0] * 6  # 1.3 in the mean, less in about half of the resamples
+    end = point("a", 1, [0.9] * 12, uneven)
+    found = at_price([end], base, KEY, 1.28)
+    assert found.value is not None
+    assert (found.low, found.high) == (None, None)
+    gap = difference_at_price([end], [end], base, KEY, 1.28)
+    assert (gap.value, gap.low) == (0, None)
+    assert at_price([end], base, KEY, 1.02).low is not None
 
 
 def test_prompts_without_words_do_not_count() -> None:
@@ -409,6 +432,9 @@ def test_the_frontier_is_what_nothing_beats() -> None:
     values = [(1.0, 0.6), (1.2, 0.8), (1.3, 0.8), (1.1, 0.7), (1.4, 0.9), (1.2, 0.75)]
     assert undominated(values, lower_is_better=False) == [True, True, False, True, True, False]
     assert undominated([(1.0, 0.6), (1.2, 0.3), (1.3, 0.5)], lower_is_better=True) == [True, True, False]
+    nan = math.nan
+    found = undominated([(nan, 0.9), (1.2, nan), (1.1, 0.5), (nan, nan)], lower_is_better=False)
+    assert found == [False, False, True, False], "what has no number is on no frontier"
 
 
 def test_varied_texts_have_more_distinct_runs() -> None:

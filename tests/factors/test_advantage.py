@@ -9,13 +9,22 @@ import torch
 from torch import Tensor
 
 from factorlm.algebra import pad_left
-from factorlm.factors.advantage import PrefixValue, _balanced, _prefixes, fit_advantage, fit_value
+from factorlm.factors.advantage import (
+    LONGEST,
+    SPREAD,
+    PrefixValue,
+    _balanced,
+    _prefixes,
+    beginnings,
+    fit_advantage,
+    fit_value,
+)
 from factorlm.factors.calibration import OPENINGS
 from factorlm.factors.examples import Example
 from factorlm.factors.features import Features
 from factorlm.factors.response import MORE_OPENINGS
 from factorlm.factors.rollouts import NUM_TOKENS, SUBJECTS, TOP_P, VERBS, Rollouts, rollouts
-from factorlm.factors.training import Description, train_head
+from factorlm.factors.training import PREFIX_LOSS, Description, train_head
 from factorlm.models import CausalLM
 
 
@@ -50,6 +59,14 @@ def test_a_value_reads_texts_of_one_length_like_ragged_ones() -> None:
     assert value(features.hidden_ND.reshape(3, 6, 4)).flatten() == pytest.approx(expected_N, abs=1e-4)
 
 
+def test_credits_add_up_to_the_value_of_the_whole_text() -> None:
+    hidden_BTD = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0))
+    value = PrefixValue(torch.randn(8, generator=torch.Generator().manual_seed(1)), 0.5, 0.0)
+    of_mean_D, of_last_D = value.weight_F.chunk(2)
+    start_B = hidden_BTD[:, 0] @ (of_mean_D / 7 + of_last_D) + value.constant
+    assert start_B + value.credits(hidden_BTD).sum(1) == pytest.approx(value(hidden_BTD)[:, -1], abs=1e-5)
+
+
 def test_classes_weigh_the_same_and_so_do_texts() -> None:
     features = ragged([2, 6, 4, 4], 3)
     _, share_N = _balanced(features, torch.tensor([1.0, 0.0, 0.0, 0.0]))
@@ -70,6 +87,7 @@ def planted(num_texts: int, seed: int, *, is_noise: bool = False) -> tuple[Featu
 def test_a_value_finds_what_tells_the_classes_apart() -> None:
     value = fit_value(planted(400, 0), planted(200, 1))
     assert value.dev_loss < 0.45  # ln 2 = 0.69 knows nothing
+    assert value.is_informed
     of_mean, of_last = value.weight_F[:6], value.weight_F[6:]
     assert of_mean[0] > 4 * of_mean[1:].abs().max()
     assert abs(of_last[0]) < of_mean[0]
@@ -79,7 +97,15 @@ def test_a_value_of_noise_stays_near_ignorance() -> None:
     assert fit_value(planted(200, 2, is_noise=True), planted(200, 3, is_noise=True)).dev_loss < math.log(2) + 0.03
 
 
-def test_the_bias_fits_the_advantages_of_the_tokens_chosen() -> None:
+def test_only_beginnings_are_compared() -> None:
+    features = ragged([LONGEST + 5, 3], 4)
+    early = beginnings(features)
+    assert torch.bincount(early.owner_N).tolist() == [LONGEST, 3]
+    assert torch.equal(early.hidden_ND[-3:], features.hidden_ND[-3:])
+    assert torch.equal(early.hidden_ND[:LONGEST], features.hidden_ND[:LONGEST])
+
+
+def test_the_bias_fits_the_credits_of_the_tokens_chosen() -> None:
     """The value reads one number of the last state, which rises by exactly what each token adds."""
     generator = torch.Generator().manual_seed(0)
     num_texts, width, num_tokens = 600, 8, 40
@@ -93,12 +119,16 @@ def test_the_bias_fits_the_advantages_of_the_tokens_chosen() -> None:
     hidden_BTD[:, :, 0] = gain_BT.cumsum(1) - gain_BT
     value = PrefixValue(torch.cat([torch.zeros(width), torch.eye(width)[0]]), 0.0, 0.0)
     texts = Rollouts(hidden_BTD, token_BT, mean_BTD)
-    found_D = fit_advantage(unembedding_VD, value, texts, prior_D=torch.zeros(width))
-    assert found_D == pytest.approx(truth_D, abs=0.1)  # the ridge shrinks by 3 %
+    found_D = fit_advantage(unembedding_VD, value, texts, text_bias_D=torch.zeros(width))
+    truth_BT = gain_BT / gain_BT.std()
+    found_BT = ((unembedding_VD[token_BT] - mean_BTD) * found_D).sum(-1)
+    assert found_BT / SPREAD == pytest.approx(truth_BT, abs=0.15)  # up to the ridge of 3 % and chance
     other_D = torch.randn(width, generator=generator)
-    mixed_D, scaled_D = (fit_advantage(unembedding_VD, value, texts, prior_D=a * other_D) for a in (1.0, 7.0))
+    mixed_D, scaled_D = (fit_advantage(unembedding_VD, value, texts, text_bias_D=a * other_D) for a in (1.0, 7.0))
     assert mixed_D == pytest.approx(scaled_D, abs=1e-5)  # however large the other bias is
-    assert torch.nn.functional.cosine_similarity(mixed_D - found_D, other_D, dim=0) == pytest.approx(1, abs=1e-5)
+    both = torch.linalg.lstsq(torch.stack([found_D, other_D], 1), mixed_D[:, None])
+    assert float(both.solution.min()) > 0
+    assert torch.stack([found_D, other_D], 1) @ both.solution[:, 0] == pytest.approx(mixed_D, abs=1e-5)
 
 
 def test_texts_are_drawn_from_the_model_and_kept(fresh_lm: CausalLM, cache: Path) -> None:
@@ -165,3 +195,13 @@ def test_a_head_that_learned_from_own_texts_too(tiny_lm: CausalLM) -> None:
     assert both.manifest.calibration is not None
     assert both.manifest.calibration.dev_auc > 0.85
     assert both.manifest.strengths is not None
+
+
+def test_a_classifier_that_knows_nothing_teaches_nothing(tiny_lm: CausalLM) -> None:
+    texts = corpus(200)
+    labels = [e.is_positive for e in texts]
+    random.Random(3).shuffle(labels)
+    noise = [Example(e.text, label) for e, label in zip(texts, labels, strict=True)]
+    plain, both = (train_head(tiny_lm, noise, Description("noise"), own_texts=n) for n in (0, 100))
+    assert both.manifest.effect[PREFIX_LOSS] > math.log(2) - 0.01
+    assert torch.equal(plain.weights.bias_D, both.weights.bias_D)

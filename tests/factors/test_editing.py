@@ -19,6 +19,7 @@ from factorlm.factors.least_change import SMOOTHING, Surroundings, least_change,
 from factorlm.factors.manifest import (
     Calibration,
     ContrastSettings,
+    Dose,
     HeadSettings,
     LexiconSettings,
     Manifest,
@@ -31,6 +32,7 @@ from factorlm.factors.wordlist import UnboundLexicon
 from factorlm.models import CausalLM
 
 BAN = -math.inf
+BASE = Dose(strength=0.0, rate=0.5, rate_error=0.1, perplexity_ratio=1.0, distinct=0.9)
 MakeHead = Callable[..., Head]
 
 
@@ -165,7 +167,7 @@ def test_earlier_edits_of_a_head_stay(own: Store, tiny_lm: CausalLM, make_head: 
 
 def test_the_card_of_an_edited_head(own: Store, tiny_lm: CausalLM, make_head: MakeHead) -> None:
     calibration = Calibration(scale=1.0, prior=0.0, dev_loss=0.5, dev_auc=0.9)
-    response = Response(judge="j", accuracy=0.9, num_texts=1, num_tokens=1, doses=())
+    response = Response(judge="j", accuracy=0.9, num_texts=1, num_tokens=1, doses=(BASE,))
     save_head(own, tiny_lm, make_head(1), calibration=calibration, response=response, effect={"separation": 0.5})
     edited = edit(tiny_lm, "mild", forbid=['it\'s "bad"'])
     card = edited.manifest

@@ -69,6 +69,33 @@ def test_a_column_that_is_not_there_is_named() -> None:
         Texts(part="toy/all", column="txt").read(rows)
 
 
+def test_a_later_row_without_the_column_is_found() -> None:
+    def uneven(part: str) -> Sequence[dict[str, Any]]:
+        return [{"text": "The old sun shone."}, {"label": 1}]
+
+    with pytest.raises(InputError, match="toy/all has columns label, got 'text'"):
+        Texts(part="toy/all").read(uneven)
+
+
+def test_an_empty_list_of_texts_is_found() -> None:
+    with pytest.raises(InputError, match="empty list as 'text'"):
+        Texts(part="toy/all").read(lambda part: [{"text": []}])
+
+
+@pytest.mark.parametrize(
+    ("words", "row", "said"),
+    [
+        (Words(), {}, "a list of words is needed, got none from the recipe"),
+        (Words(part="toy/words", where={"topic": ("air",)}), {"topic": "sea", "words": ["ship"]}, "none from toy/words"),
+        (Words(part="toy/words"), {"topic": "sea"}, "row 1 of toy/words needs a list"),
+        (Words(part="toy/words"), {"words": "ship"}, "row 1 of toy/words needs a list"),
+    ],
+)
+def test_words_that_are_missing_end_in_one_line(words: Words, row: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        words.read(lambda part: [row])
+
+
 def test_marks_of_tokenisers_are_taken_out() -> None:
     assert untokenised("a well @-@ known film , it 's `` good '' ( really ) .") == (
         'a well-known film, it\'s " good " (really).'
@@ -138,6 +165,12 @@ def test_every_recipe_has_its_factor_on_the_shelf() -> None:
         ('name = "x"\ndescription = "d"\nlicence = "MIT"\n', r"either \[train\] or \[\[lexicon\]\] is needed"),
         ('name = "X"\ndescription = "d"\nlicence = "MIT"\n', "cannot be used: name"),
         ('name = "x"\ndescription = "d"\nlicence = "MIT"\ntypo = 1\n', "typo"),
+        ('name = "x"\nversion = "one"\ndescription = "d"\nlicence = "MIT"\n', "version"),
+        (
+            'name = "x"\ndescription = "d"\nlicence = "MIT"\n[train]\n'
+            'positive = [{part = "a/b", matching = "(a"}]\nnegative = [{part = "a/c"}]\n',
+            "not a regular expression",
+        ),
     ],
 )
 def test_a_bad_recipe_ends_in_one_line(tmp_path: Path, content: str, words: str) -> None:

@@ -1,6 +1,7 @@
 """Shared stores in folders and behind http: every byte comes back, every version stays, every failure has its line."""
 
 import http.client
+import json
 import shutil
 import socket
 from base64 import b64encode
@@ -415,6 +416,8 @@ def test_places_that_cannot_be_written(own: Store, tmp_path: Path, save_head: Sa
 
 
 def test_versions_that_would_be_ambiguous_are_not_pushed(own: Store, tmp_path: Path, save_head: Save) -> None:
-    save_head(version="01.0.0")
-    with pytest.raises(InputError, match="without leading zeros"):
-        push(["kind"], place_of(str(tmp_path / "shared")))
+    card = save_head() / "factor.json"
+    for version in ("01.0.0", "1.0", "1.0.0-a", f"{'9' * 5000}.0.0", "١.0.0"):
+        card.write_text(json.dumps({**json.loads(card.read_text()), "version": version}))
+        with pytest.raises(IntegrityError, match="version"):
+            push(["kind"], place_of(str(tmp_path / "shared")))

@@ -1,16 +1,16 @@
 """A head's bias from the model's own texts: token by token, what each choice was worth to the attribute.
 
-A classifier of prefixes is learned from labelled texts: V(x_<=t), the log odds that a text which begins so has the
-attribute, read from the encoder's states. On texts that the model wrote itself, the advantage of a token is how much
-it changed that, A_t = V(x_<=t) - V(x_<t). The ideal potential is this advantage for every token of the vocabulary; the
-bias fits it where tokens were drawn, by least squares:
+A classifier of prefixes is learned from labelled texts: V, the log odds that a text which begins so has the attribute,
+linear in the encoder's states. On texts that the model wrote itself, the credit A_t of a token is what it added to V.
+The bias fits that where tokens were drawn, by least squares:
 
     u = argmin sum_t (A_t - u . (e_{x_t} - E_p e))^2.
 
-That is the direction with most advantage per nat of divergence from the model, to first order: the covariance of
-e - E_p e, which least squares divides by, is the Fisher information of the bias (a natural policy gradient with a
-learned baseline). A classifier of text alone pays for words that tell classes apart wherever they stand; this one pays
-only for choices that the model really has, and counts none twice, because the state knows what was said before.
+The covariance of e - E_p e, which least squares divides by, is the Fisher information of the bias, so this is the
+direction with most credit per nat of divergence from the model, to first order: a natural policy gradient, with V as
+critic and one step of look-ahead (V was learned from texts of others, so what a token brings about later counts only as
+far as the state after it foretells). A classifier of words alone pays for all that tell the classes apart; this pays
+for choices that the model really has.
 
 Sources: prefix classifiers, Yang and Klein (2021), arXiv:2104.05218; value heads learned from rollouts, Mudgal et al.
 (2024), arXiv:2310.17022; natural policy gradients by compatible features, Kakade (2001).
@@ -20,6 +20,7 @@ Sources: prefix classifiers, Yang and Klein (2021), arXiv:2104.05218; value head
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +31,10 @@ from factorlm.factors.features import Features, Report, quiet
 from factorlm.factors.rollouts import Rollouts
 
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01)  # of the squared weights of standardised features; the best on dev is taken
+LEAST_GAIN = 0.01  # nats by which a classifier must beat a coin on texts held out
 RIDGE = 0.03  # of the mean variance of an unembedding
-PRIOR = 0.5  # parts of the bias from texts alone, for one part of the bias from advantages
+TEXT_SHARE = 0.5  # parts of the bias from texts alone, for one part of the bias from credits
+SPREAD = 0.1  # nats
 MOST_TEXTS, LONGEST = 2000, 32  # texts that the classifier of prefixes learns from, and tokens read of each
 
 
@@ -49,12 +52,37 @@ class PrefixValue:
     constant: float
     dev_loss: float
 
+    @property
+    def is_informed(self) -> bool:
+        """Whether it tells held-out texts apart at all."""
+        return self.dev_loss < math.log(2) - LEAST_GAIN
+
     def __call__(self, hidden_BTD: Tensor) -> Tensor:
         """The value after each state of texts of one length, [B, T]."""
-        hidden_BTD = hidden_BTD.float()
+        of_mean_BT, of_last_BT = self._parts(hidden_BTD)
         count_T = torch.arange(1, hidden_BTD.shape[1] + 1)
-        mean_BTD = hidden_BTD.cumsum(1) / count_T[:, None]
-        return torch.cat([mean_BTD, hidden_BTD], -1) @ self.weight_F + self.constant
+        return of_mean_BT.cumsum(1) / count_T + of_last_BT + self.constant
+
+    def credits(self, hidden_BTD: Tensor) -> Tensor:
+        """What each token between two states adds to the value of the whole text, [B, T - 1].
+
+        That is the change of the last state's part, and the new state's share of the final mean: the running mean
+        itself would credit early tokens more, just because they come early.
+        """
+        of_mean_BT, of_last_BT = self._parts(hidden_BTD)
+        return of_last_BT[:, 1:] - of_last_BT[:, :-1] + of_mean_BT[:, 1:] / hidden_BTD.shape[1]
+
+    def _parts(self, hidden_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        of_mean_D, of_last_D = self.weight_F.chunk(2)
+        hidden_BTD = hidden_BTD.float()
+        return hidden_BTD @ of_mean_D, hidden_BTD @ of_last_D
+
+
+def beginnings(features: Features) -> Features:
+    """The first LONGEST tokens of each text."""
+    first_N = torch.searchsorted(features.owner_N, features.owner_N)
+    is_early_N = torch.arange(len(features.owner_N)) - first_N < LONGEST
+    return Features(features.hidden_ND[is_early_N], features.token_N[is_early_N], features.owner_N[is_early_N])
 
 
 def fit_value(train: tuple[Features, Tensor], dev: tuple[Features, Tensor], *, report: Report = quiet) -> PrefixValue:
@@ -93,28 +121,30 @@ def fit_value(train: tuple[Features, Tensor], dev: tuple[Features, Tensor], *, r
     return PrefixValue(weight_F, float(best[-1] - mean_F @ weight_F), best_loss)
 
 
-def fit_advantage(unembedding_VD: Tensor, value: PrefixValue, texts: Rollouts, *, prior_D: Tensor) -> Tensor:
-    """The bias u [D] whose potentials fit the advantages of the tokens that the model chose, with some of another bias.
+def fit_advantage(unembedding_VD: Tensor, value: PrefixValue, texts: Rollouts, *, text_bias_D: Tensor) -> Tensor:
+    """The bias u [D] whose potentials fit the credits of the tokens that the model chose, with some of another bias.
+
+    Its size is arbitrary: potentials have the standard deviation SPREAD on the model's own texts.
 
     Args:
         unembedding_VD: the encoder's.
         value: of prefixes.
         texts: that the model wrote.
-        prior_D: a bias learned otherwise, of which PRIOR parts are mixed in for one part of this, both of one Fisher
-            norm: it knows words that the model seldom writes by itself.
+        text_bias_D: a bias learned from texts alone, of which TEXT_SHARE parts are mixed in for one part of this, both
+            of one Fisher norm: it knows words that the model seldom writes by itself.
     """
-    value_BT = value(texts.hidden_BTD)
-    advantage_N = (value_BT[:, 1:] - value_BT[:, :-1]).flatten()
-    advantage_N = advantage_N - advantage_N.mean()
+    credit_BT = value.credits(texts.hidden_BTD)
+    credit_N = (credit_BT - credit_BT.mean(0)).flatten()
     chosen_BTD = unembedding_VD.detach().float().cpu()[texts.token_BT[:, :-1]]
     surprise_ND = (chosen_BTD - texts.mean_BTD[:, :-1].float()).flatten(0, 1)
     fisher_DD = surprise_ND.T @ surprise_ND / len(surprise_ND)
     fisher_DD.diagonal().add_(RIDGE * fisher_DD.trace() / len(fisher_DD))
-    bias_D = torch.linalg.solve(fisher_DD, surprise_ND.T @ advantage_N / len(surprise_ND))
 
-    prior_D = prior_D.float().cpu()
-    size, prior_size = ((of_D @ fisher_DD @ of_D).sqrt() for of_D in (bias_D, prior_D))
-    return bias_D + PRIOR * size / prior_size.clamp(min=1e-12) * prior_D
+    def unit(bias_D: Tensor) -> Tensor:
+        return bias_D / (bias_D @ fisher_DD @ bias_D).sqrt().clamp(min=1e-12)
+
+    bias_D = torch.linalg.solve(fisher_DD, surprise_ND.T @ credit_N / len(surprise_ND))
+    return SPREAD * unit(unit(bias_D) + TEXT_SHARE * unit(text_bias_D.float().cpu()))
 
 
 def _prefixes(features: Features) -> Tensor:

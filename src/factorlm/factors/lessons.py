@@ -15,6 +15,7 @@ from factorlm.errors import InputError
 from factorlm.factors.calibration import OPENINGS
 from factorlm.factors.examples import FEWEST_TEXTS
 from factorlm.factors.features import Report, quiet, tokenized
+from factorlm.factors.nucleus import draw_nucleus
 from factorlm.models import CausalLM
 
 MOST_STATES = 1500
@@ -75,7 +76,7 @@ def neutral_texts(
             log_prob_BV = state.log_weight_BV.cpu().clone()
             log_prob_BV[:, list(lm.vocabulary.end_ids)] = -torch.inf
             alive_B &= log_prob_BV.amax(1) > -torch.inf  # where the teacher allows nothing more, the text ends
-            token_B = _draw(torch.where(alive_B[:, None], log_prob_BV, 0.0), generator)
+            token_B = draw_nucleus(torch.where(alive_B[:, None], log_prob_BV, 0.0).softmax(-1), TOP_P, generator)
             drawn = zip(rows, token_B.tolist(), alive_B.tolist(), strict=True)
             rows = [[*row, token] if alive else row for row, token, alive in drawn]
             if step + 1 < WRITTEN_TOKENS:
@@ -83,13 +84,6 @@ def neutral_texts(
             report("writing texts", part * WRITTEN_TOKENS + step + 1, 2 * WRITTEN_TOKENS)
         texts += [lm.vocabulary.decode(row).decode("utf-8", "replace").strip() for row in rows]
     return texts
-
-
-def _draw(log_weight_BV: Tensor, generator: torch.Generator) -> Tensor:
-    """A token of each row, from the smallest set with the probability TOP_P."""
-    prob_BV, token_BV = log_weight_BV.softmax(-1).sort(-1, descending=True)
-    kept_BV = torch.where(prob_BV.cumsum(-1) - prob_BV < TOP_P, prob_BV, 0.0)
-    return token_BV.gather(1, torch.multinomial(kept_BV, 1, generator=generator))[:, 0]
 
 
 @torch.no_grad()

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from factorlm.factors.head import EncoderCard
 from factorlm.factors.strength import StrengthMap
 from factorlm.settings import Config
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
+VERSION_PATTERN = r"^(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})$"  # also what a folder is named
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Card(Config):
+    """What has numbers that were measured: none of them is infinite or nan, which JSON could not carry."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class HeadSettings(Config):
@@ -20,7 +30,7 @@ class HeadSettings(Config):
     rank: Annotated[int, Field(ge=0)]
 
 
-class LexiconSettings(Config):
+class LexiconSettings(_Card):
     """Words and phrases with a boost in nats each; null is a ban."""
 
     kind: Literal["lexicon"] = "lexicon"
@@ -75,7 +85,7 @@ class DataCard(Config):
     recipe_digest: str = ""
 
 
-class Calibration(Config):
+class Calibration(_Card):
     """How the potential was scaled, and what its evidence is worth on texts held out from learning.
 
     Attributes:
@@ -95,19 +105,27 @@ class Calibration(Config):
     pair_accuracy: float | None = None
 
 
-class Change(Config):
+class Change(_Card):
     """An edit.
 
     Attributes:
         version: that it was made to.
         what: it did, in a line.
+        allow: the words that it left alone from then on.
+        forbid: the phrases that it banned.
+        boost: the phrases that it gave nats at exponent one.
+        sha256: of the factor.json that it was made to; empty on cards of older releases, as are the three above.
     """
 
     version: str
     what: str
+    allow: tuple[str, ...] = ()
+    forbid: tuple[str, ...] = ()
+    boost: dict[str, float] = Field(default_factory=dict)
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
-class Dose(Config):
+class Dose(_Card):
     """What a factor used alone does to texts at one strength.
 
     Attributes:
@@ -119,13 +137,13 @@ class Dose(Config):
     """
 
     strength: float
-    rate: float
-    rate_error: float
-    perplexity_ratio: float
-    distinct: float
+    rate: Share
+    rate_error: Annotated[float, Field(ge=0)]
+    perplexity_ratio: Annotated[float, Field(gt=0)]
+    distinct: Share
 
 
-class Response(Config):
+class Response(_Card):
     """Dose and response, in the eyes of a judge.
 
     Attributes:
@@ -137,18 +155,25 @@ class Response(Config):
     """
 
     judge: str
-    accuracy: float
-    num_texts: int
-    num_tokens: int
+    accuracy: Share
+    num_texts: Annotated[int, Field(ge=1)]
+    num_tokens: Annotated[int, Field(ge=1)]
     doses: tuple[Dose, ...]
 
+    @model_validator(mode="after")
+    def _check(self) -> Response:
+        strengths = [dose.strength for dose in self.doses]
+        if 0.0 not in strengths or any(not a < b for a, b in itertools.pairwise(strengths)):
+            raise ValueError("doses must rise in strength, with zero among them")
+        return self
 
-class Manifest(Config):
+
+class Manifest(_Card):
     """The content of factor.json; design section 5."""
 
     format: Literal[1] = 1
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "0.1.0"
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)] = "0.1.0"
     description: str = ""
     label: str = ""
     licence: str = "unspecified"

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from factorlm.errors import InputError, UnknownNameError
 from factorlm.factors.examples import Example
-from factorlm.factors.manifest import NAME_PATTERN, LexiconSettings
+from factorlm.factors.manifest import NAME_PATTERN, VERSION_PATTERN, LexiconSettings
 from factorlm.factors.training import Description
 from factorlm.settings import Config, explain_validation
 
@@ -26,6 +26,15 @@ Value = str | int | float | bool
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’]*\s+")
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+
+
+def _expression(text: str) -> str:
+    """The text, if it is a regular expression."""
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"not a regular expression ({error})") from None
+    return text
 
 
 class Words(Config):
@@ -42,11 +51,21 @@ class Words(Config):
     where: dict[str, tuple[Value, ...]] = Field(default_factory=dict)
 
     def read(self, rows: Rows) -> frozenset[str]:
-        """The words, in small letters."""
+        """The words, in small letters.
+
+        Raises:
+            InputError: if there are none, or a row has no list of them.
+        """
         found = list(self.words)
-        for row in rows(self.part) if self.part else ():
-            if _chosen(row, self.where):
-                found += row["words"]
+        for number, row in enumerate(rows(self.part) if self.part else (), 1):
+            if not _chosen(row, self.where):
+                continue
+            words = row.get("words")
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise InputError(f"row {number} of {self.part} needs a list `words`; mend the data set")
+            found += words
+        if not found:
+            raise InputError(f"a list of words is needed, got none from {self.part or 'the recipe'}; mend the recipe")
         return frozenset(word.lower() for word in found)
 
 
@@ -78,8 +97,8 @@ class Texts(Config):
     containing: Words | None = None
     at_least: Annotated[int, Field(ge=1)] = 1
     without: Words | None = None
-    matching: str = ""
-    not_matching: str = ""
+    matching: Annotated[str, AfterValidator(_expression)] = ""
+    not_matching: Annotated[str, AfterValidator(_expression)] = ""
     shortest: int = 10
     longest: int = 600
     most: int = 0
@@ -89,13 +108,16 @@ class Texts(Config):
         """The texts.
 
         Raises:
-            InputError: if the set lacks the column.
+            InputError: if a row of the set lacks the column, or has no text there.
         """
         chosen = [row for row in rows(self.part) if _chosen(row, self.where)][
             slice(self.rows[0], *self.rows[1:2] or [None]) if self.rows else slice(None)
         ]
-        if chosen and self.column not in chosen[0]:
-            raise InputError(f"{self.part} has columns {', '.join(chosen[0])}, got {self.column!r}; mend the recipe")
+        for row in chosen:
+            if self.column not in row:
+                raise InputError(f"{self.part} has columns {', '.join(row)}, got {self.column!r}; mend the recipe")
+            if row[self.column] == []:
+                raise InputError(f"{self.part} has an empty list as {self.column!r} in a row; leave it out with `where`")
         cells = [row[self.column] for row in chosen]
         whole = [str(cell[0] if isinstance(cell, list) else cell) for cell in cells]
         if self.is_tokenised:
@@ -172,7 +194,7 @@ class Recipe(Config):
     """
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
-    version: str = "1.0.0"
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)] = "1.0.0"
     description: str
     label: str = ""
     licence: str

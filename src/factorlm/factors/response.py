@@ -17,11 +17,12 @@ from factorlm.factors.features import Report, quiet
 from factorlm.factors.head import Head
 from factorlm.factors.headed import HeadedModel
 from factorlm.factors.manifest import Dose, Response
+from factorlm.factors.nucleus import draw_nucleus
 from factorlm.models import CausalLM
 
 Judge = Callable[[list[str]], Sequence[bool]]  # whether each text has the attribute
 
-STRENGTHS = (-0.6, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8)
+STRENGTHS = (-0.4, 0.0, 0.2, 0.4, 0.6)
 # More neutral openings of ours beside those where strengths are measured.
 MORE_OPENINGS = (
     "Yesterday evening", "The man at the station", "It was about five when", "The first thing I noticed was",
@@ -31,7 +32,6 @@ MORE_OPENINGS = (
 )  # fmt: skip
 NUM_SAMPLES, NUM_TOKENS, TOP_P = 4, 20, 0.9
 LARGEST_BATCH = 256
-MOST_SORTED = 2048  # tokens: the most probable ones hold TOP_P nearly always, and the others need no order
 FOLDS = 5
 
 
@@ -65,7 +65,7 @@ def continuations(
         for step in range(num_tokens):
             log_prob_BV = state.log_weight_BV.clone()
             log_prob_BV[:, list(lm.vocabulary.end_ids)] = -torch.inf
-            written.append(_draw(log_prob_BV.softmax(-1), generator))
+            written.append(draw_nucleus(log_prob_BV.softmax(-1), TOP_P, generator).cpu())
             if step + 1 < num_tokens:
                 state = model.extend(state, written[-1].to(lm.device))
             report(stage, number * num_tokens + step + 1, num_batches * num_tokens)
@@ -189,14 +189,3 @@ def _distinct(ids: list[list[int]]) -> float:
     """Share of different trigrams among those of all texts together."""
     trigrams = [tuple(row[t : t + 3]) for row in ids for t in range(len(row) - 2)]
     return len(set(trigrams)) / max(1, len(trigrams))
-
-
-def _draw(prob_BV: Tensor, generator: torch.Generator) -> Tensor:
-    """A token of each row, from the smallest set with the probability TOP_P."""
-    prob_BV = prob_BV.cpu()
-    sorted_BK, token_BK = prob_BV.topk(min(MOST_SORTED, prob_BV.shape[1]), dim=-1)
-    if bool((sorted_BK.sum(-1) < TOP_P).any()):
-        sorted_BK, token_BK = prob_BV.sort(-1, descending=True)
-    before_BK = sorted_BK.cumsum(-1) - sorted_BK
-    kept_BK = torch.where(before_BK < TOP_P, sorted_BK, 0.0)
-    return token_BK.gather(1, torch.multinomial(kept_BK, 1, generator=generator))[:, 0]

@@ -1,6 +1,6 @@
 """The model's own texts: continuations of neutral openings, with the states they were drawn from; drawn once, kept."""
 
-# Axes: B texts, D width, K most probable tokens, T time, V vocabulary.
+# Axes: B texts, D width, K most probable tokens, R rows, T time, V vocabulary.
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from factorlm.algebra import pad_left
 from factorlm.factors.features import Report, keep_tensors, quiet
+from factorlm.factors.nucleus import most_probable, quantile
 from factorlm.models import CausalLM
 from factorlm.models.fetch import cache_folder
 
 NUM_TOKENS = 20
 TOP_P = 0.95
-MOST_SORTED = 2048  # tokens: the most probable ones hold TOP_P nearly always
 LARGEST_BATCH = 256
 
 # Neutral openings of ours: every subject before every verb; none of them is among those where factors are measured.
@@ -92,12 +92,12 @@ def _drawn(lm: CausalLM, rows: list[list[int]], generator: torch.Generator) -> t
     for step in range(NUM_TOKENS):
         log_prob_BV = state.log_weight_BV.clone()
         log_prob_BV[:, list(lm.vocabulary.end_ids)] = -torch.inf
-        prob_BK, token_BK = log_prob_BV.softmax(-1).topk(min(MOST_SORTED, log_prob_BV.shape[1]), dim=-1)
-        prob_BK = torch.where(prob_BK.cumsum(-1) - prob_BK < TOP_P, prob_BK, 0.0)
-        prob_BK /= prob_BK.sum(-1, keepdim=True)
-        prob_BV = torch.zeros_like(log_prob_BV).scatter_(1, token_BK, prob_BK)
-        choice_B1 = torch.multinomial(prob_BK.cpu(), 1, generator=generator)
-        token_B = token_BK.cpu().gather(1, choice_B1)[:, 0]
+        prob_BV = torch.zeros_like(log_prob_BV)
+        for row_R, prob_RK, token_RK in most_probable(log_prob_BV.softmax(-1), TOP_P):
+            prob_BV[row_R] = prob_BV[row_R].scatter(1, token_RK, prob_RK / prob_RK.sum(-1, keepdim=True))
+        token_B = quantile(
+            prob_BV, torch.rand(len(rows), generator=generator, dtype=torch.float64).to(prob_BV.device)
+        ).cpu()
         hidden.append(state.memory.hidden_BD.to("cpu", torch.float16))
         tokens.append(token_B)
         means.append((prob_BV @ lm.unembedding_VD.float()).to("cpu", torch.float16))
@@ -107,5 +107,5 @@ def _drawn(lm: CausalLM, rows: list[list[int]], generator: torch.Generator) -> t
 
 
 def _path(lm: CausalLM, count: int, seed: int) -> Path:
-    what = f"{lm.fingerprint} {count} {seed} {NUM_TOKENS} {TOP_P} {SUBJECTS} {VERBS}"
+    what = f"{lm.fingerprint} {lm.model.dtype} {count} {seed} {NUM_TOKENS} {TOP_P} {SUBJECTS} {VERBS}"
     return cache_folder() / "rollouts" / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.safetensors"

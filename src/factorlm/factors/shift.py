@@ -8,7 +8,7 @@ Sources: prefix classification, Yang and Klein (2021), arXiv:2104.05218; steerin
 (2024), arXiv:2305.12798.
 """
 
-# Axes: B texts, D width, T time.
+# Axes: B texts, D width, T time, U tokens that occur, V vocabulary.
 
 from __future__ import annotations
 
@@ -49,18 +49,21 @@ def fit_shift(
         lr=LEARNING_RATE,
     )
     generator = torch.Generator().manual_seed(seed)
-    table_VD = unembedding_VD.detach().float().cpu()
-    rows, label_B = train
+    used = sorted({token for rows, _ in (train, dev) for row in rows for token in row})
+    table_UD = unembedding_VD.detach().float().cpu()[used]  # the others have no evidence
+    number = {token: n for n, token in enumerate(used)}
+    rows, dev_rows = ([[number[token] for token in row] for row in part] for part, _ in (train, dev))
+    label_B, dev_label_B = train[1], dev[1]
     best_loss, best_D, waited = float("inf"), bias_D.detach().clone(), 0
     for epoch in range(MOST_EPOCHS):
         for batch in torch.randperm(len(rows), generator=generator).split(BATCH_TEXTS):
-            loss = _prefix_loss(bias_D, prior, table_VD, [rows[i] for i in batch], label_B[batch])
+            loss = _prefix_loss(bias_D, prior, table_UD, [rows[i] for i in batch], label_B[batch])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_([bias_D, prior], 1.0)
             optimizer.step()
         with torch.no_grad():
-            dev_loss = float(_prefix_loss(bias_D, prior, table_VD, *dev))
+            dev_loss = float(_prefix_loss(bias_D, prior, table_UD, dev_rows, dev_label_B))
         report("learning the bias", epoch + 1, MOST_EPOCHS)
         if dev_loss < best_loss - 1e-5:
             best_loss, best_D, waited = dev_loss, bias_D.detach().clone(), 0
@@ -72,11 +75,11 @@ def fit_shift(
     return best_D
 
 
-def _prefix_loss(bias_D: Tensor, prior: Tensor, table_VD: Tensor, rows: list[list[int]], label_B: Tensor) -> Tensor:
+def _prefix_loss(bias_D: Tensor, prior: Tensor, table_UD: Tensor, rows: list[list[int]], label_B: Tensor) -> Tensor:
     """Mean over texts and their prefixes of the cross-entropy of the label, in nats; classes weigh the same."""
     token_BT = pad_right(rows)
     real_BT = token_BT != PAD
-    evidence_BT = 2 * (table_VD[token_BT.clamp(min=0)] @ bias_D) * real_BT
+    evidence_BT = 2 * (table_UD @ bias_D)[token_BT.clamp(min=0)] * real_BT
     logit_BT = evidence_BT.cumsum(1) + prior
     loss_BT = torch.nn.functional.binary_cross_entropy_with_logits(
         logit_BT, label_B[:, None].expand_as(logit_BT), reduction="none"

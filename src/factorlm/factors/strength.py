@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 from torch import Tensor
 
 from factorlm.errors import InputError
@@ -26,6 +26,8 @@ class StrengthMap(Config):
     Near zero the divergence is half the variance of the potential times the exponent squared, so the exponent is
     proportional to the square root of strength there.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     points: tuple[tuple[float, float], ...]
 

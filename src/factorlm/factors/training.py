@@ -25,6 +25,7 @@ from factorlm.factors.strength import StrengthMap
 from factorlm.models import CausalLM
 
 ERROR = ", standard error"  # after the name of an effect on a card
+PREFIX_LOSS = "loss of the prefix classifier, nats"
 
 
 @dataclass(frozen=True)
@@ -118,18 +119,21 @@ def train_head(
     dev_features = encode(lm, [e.text for e in parts.dev], report=report)
     stage("reading texts")
     dev_label_B = _labels(parts.dev)
+    effect: dict[str, float] = {}
     if own_texts:
         written = rollouts(lm, own_texts, report=report)
         stage("writing texts")
         some = _spread(parts.train, advantage.MOST_TEXTS)
         read = encode(lm, [e.text for e in some], longest=advantage.LONGEST, report=report)
         stage("reading more texts")
-        value = advantage.fit_value((read, _labels(some)), (dev_features, dev_label_B), report=report)
-        bias_D = advantage.fit_advantage(lm.unembedding_VD, value, written, prior_D=bias_D)
+        held_out = advantage.beginnings(dev_features), dev_label_B
+        value = advantage.fit_value((read, _labels(some)), held_out, report=report)
+        effect[PREFIX_LOSS] = round(value.dev_loss, 4)
+        if value.is_informed:  # else it would teach noise
+            bias_D = advantage.fit_advantage(lm.unembedding_VD, value, written, text_bias_D=bias_D)
         stage("learning values")
     fitted = _measured(lm, HeadWeights.shift(bias_D), dev_features, dev_label_B, report)
     stage("calibrating")
-    effect: dict[str, float] = {}
     if rank:
         some = _spread(parts.train, MOST_TEXTS)
         train_features = encode(lm, [e.text for e in some], report=report)
@@ -141,7 +145,7 @@ def train_head(
         stage("learning the map")
         judge = judge or sentence_judge(parts.dev)[0]
         by_bias, by_map = (separation(lm, f.head(lm, about.name), judge, report=report) for f in (fitted, mapped))
-        effect = _effect(by_bias, "bias") | _effect(by_map, f"rank {rank}")
+        effect |= _effect(by_bias, "bias") | _effect(by_map, f"rank {rank}")
         fitted = mapped if by_map.exceeds(by_bias) else fitted
         stage("comparing at equal divergence")
     calibrated = fitted.calibrated

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from factorlm.algebra import PAD, Factor, Named, pad_right
-from factorlm.evaluation.rivals import clock
+from factorlm.evaluation import clock
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, bounded, digest, digest_of_tensors
 from factorlm.evaluation.rivals.twins import as_language_model, twin

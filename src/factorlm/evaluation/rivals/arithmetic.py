@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from factorlm.algebra import Factor, Named, Power
-from factorlm.evaluation.rivals import clock
+from factorlm.evaluation import clock
 from factorlm.evaluation.rivals.candidates import Candidates
 from factorlm.evaluation.rivals.kept import Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, digest, digest_of_tensors

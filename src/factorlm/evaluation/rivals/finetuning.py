@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from factorlm.algebra import PAD, pad_right
-from factorlm.evaluation.rivals import clock
+from factorlm.evaluation import clock
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import digest
 from factorlm.evaluation.rivals.twins import as_language_model, twin

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlm.evaluation.diversity import cut, distinct, jackknife_interval, leave_groups_out, words_of
-from factorlm.evaluation.intervals import Estimate, bootstrap, mean_interval
+from factorlm.evaluation.intervals import Estimate, bootstrap, mean_interval, resampled_means
 from factorlm.evaluation.judging import divergence
 from factorlm.evaluation.responses import Samples, base_nats
 
 Array = NDArray[np.float64]
+MOST_MISSING = 0.05  # of resamples that never reach a price; beyond it the rest are the lucky ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +81,15 @@ def _ratio(mean_RC: Array) -> Array:
 def at_price(points: Sequence[Point], base: Point, key: tuple[str, str], price: float) -> Estimate:
     """The score of a method at a price, interpolated between its settings; None if it never gets there.
 
+    It has no interval where too many resamples of prompts never get there.
+
     Args:
         points: of one method, in order of the dial.
         base: the model as it is, where every curve begins.
         key: measure and judge.
         price: perplexity ratio.
     """
-    return bootstrap(_columns([base, *points], key), lambda mean_RC: _crossing(mean_RC, price), seed=base.seed)
+    return _where_reached(_columns([base, *points], key), lambda mean_RC: _crossing(mean_RC, price), base.seed)
 
 
 def difference_at_price(
@@ -95,11 +98,19 @@ def difference_at_price(
     """Our score at a price minus theirs, over the same resamples of prompts."""
     width = 4 * (len(ours) + 1)
     both_PC = np.concatenate([_columns([base, *ours], key), _columns([base, *theirs], key)], 1)
-    return bootstrap(
+    return _where_reached(
         both_PC,
         lambda mean_RC: _crossing(mean_RC[:, :width], price) - _crossing(mean_RC[:, width:], price),
-        seed=base.seed,
+        base.seed,
     )
+
+
+def _where_reached(values_PC: Array, statistic: Callable[[Array], Array], seed: int) -> Estimate:
+    found = bootstrap(values_PC, statistic, seed=seed)
+    if found.low is None:
+        return found
+    missing = np.isnan(statistic(resampled_means(values_PC, seed=seed))).mean()
+    return found if missing <= MOST_MISSING else Estimate(value=found.value, n=found.n)
 
 
 def _columns(points: Sequence[Point], key: tuple[str, str]) -> Array:
@@ -132,6 +143,8 @@ def _crossing(mean_RC: Array, price: float) -> Array:
 def undominated(values: Sequence[tuple[float, float]], *, lower_is_better: bool) -> list[bool]:
     """Whether each (price, score) is on the frontier: nothing else is as good for less, or better for no more.
 
+    What has no number for either is not on it.
+
     Args:
         values: price, of which less is better, and score.
         lower_is_better: whether a smaller score is the better one.
@@ -142,14 +155,33 @@ def undominated(values: Sequence[tuple[float, float]], *, lower_is_better: bool)
         at_least = other[0] <= mine[0] and sign * other[1] >= sign * mine[1]
         return at_least and other != mine
 
-    return [not any(beats(other, mine) for other in values) for mine in values]
+    return [not any(map(math.isnan, mine)) and not any(beats(other, mine) for other in values) for mine in values]
 
 
-def nearest_pair(ours: Sequence[Point], theirs: Sequence[Point]) -> tuple[Point, Point]:
-    """The settings of two methods whose prices are nearest to each other, whatever their scores."""
+def nearest_pair(
+    ours: Sequence[Point], theirs: Sequence[Point], base: Point, price: float
+) -> tuple[Point, Point] | None:
+    """The setting of each of two methods whose price is nearest to a fixed one, whatever their scores.
+
+    Args:
+        ours: settings of one method.
+        theirs: of the other.
+        base: the model as it is.
+        price: perplexity ratio.
+
+    Returns:
+        None if a method has no setting with a price.
+    """
 
     def nats(point: Point) -> float:
         total_2 = point.nats_P2.sum(0)
-        return float(total_2[0] / total_2[1])
+        return float(total_2[0] / total_2[1]) if total_2[1] else math.nan
 
-    return min(((a, b) for a in ours for b in theirs), key=lambda pair: abs(nats(pair[0]) - nats(pair[1])))
+    target = nats(base) + math.log(price)
+    found = []
+    for points in (ours, theirs):
+        priced = [point for point in points if math.isfinite(nats(point))]
+        if not priced:
+            return None
+        found.append(min(priced, key=lambda point: abs(nats(point) - target)))
+    return found[0], found[1]

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from factorlm.algebra import Factor, Named, Power
-from factorlm.evaluation.rivals import clock
+from factorlm.evaluation import clock
 from factorlm.evaluation.rivals.candidates import Candidates, states_after
 from factorlm.evaluation.rivals.kept import Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, digest_of_tensors

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from factorlm.algebra import Factor, Named, Power, State, end_together, pad_right
-from factorlm.evaluation.rivals import clock
+from factorlm.evaluation import clock
 from factorlm.evaluation.rivals.dexperts import fine_tuned_pair, num_parameters
 from factorlm.evaluation.rivals.finetuning import FineTuning
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned

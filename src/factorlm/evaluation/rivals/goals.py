@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from factorlm.errors import UnknownNameError
 from factorlm.evaluation.corpora import DataFolder
-from factorlm.evaluation.judges.sources import PARADETOX_KEPT
 from factorlm.evaluation.judging import Verdicts
 from factorlm.evaluation.rivals.prompting import Prompting
 from factorlm.evaluation.suites.toxicity import LABEL as TOXIC
 from factorlm.evaluation.suites.toxicity import any_toxic, worst
 from factorlm.factors.examples import Example
+from factorlm.factors.recipe import load_recipe
 
 Array = NDArray[np.float64]
 
@@ -29,8 +29,6 @@ class Goal:
     Attributes:
         label: of the judges, and the name of the factor.
         sign: 1 to have more of it, -1 to have less.
-        sets: where the training texts come from: those that the factor of the shelf learned from.
-        examples: reads them.
         prompts: data sets to continue.
         judges: who measures; the first decides.
         samples: texts to a prompt, unless told otherwise.
@@ -41,8 +39,6 @@ class Goal:
 
     label: str
     sign: int
-    sets: str
-    examples: Callable[[DataFolder], list[Example]]
     prompts: tuple[str, ...]
     judges: tuple[str, ...]
     samples: int
@@ -50,18 +46,17 @@ class Goal:
     wordings: tuple[Prompting, ...]
     scores: dict[str, Callable[[Verdicts], Array]]
 
+    @property
+    def sets(self) -> str:
+        """Where the training texts come from: those that the factor of the shelf learned from."""
+        train = load_recipe(self.label).train
+        assert train is not None, f"{self.label} is no head"
+        parts = sorted({texts.part for texts in (*train.positive, *train.negative)})
+        return f"{', '.join(parts)}, as the recipe of {self.label} reads them"
 
-def _reviews(data: DataFolder) -> list[Example]:
-    parts = ("review_sentiment_transfer/yelp_dev", "review_sentiment_transfer/amazon_dev")
-    return [Example(str(row["text"]), row["label"] == 1) for part in parts for row in data.rows(part)]
-
-
-def _rewrites(data: DataFolder) -> list[Example]:
-    """Toxic sentences and their neutral rewrites, without the pairs that a judge learned from."""
-    found = []
-    for row in data.rows("paradetox/train")[:-PARADETOX_KEPT]:
-        found += [Example(str(row["toxic"]), True), Example(str(row["neutral"][0]), False)]
-    return found
+    def examples(self, data: DataFolder) -> list[Example]:
+        """The training texts: to the letter those that the factor of the shelf learned from."""
+        return load_recipe(self.label).examples(data.either)
 
 
 def _share_positive(verdicts: Verdicts) -> Array:
@@ -72,8 +67,6 @@ GOALS = {
     "positive": Goal(
         label="positive",
         sign=1,
-        sets="review_sentiment_transfer/yelp_dev and amazon_dev",
-        examples=_reviews,
         prompts=("sentiment_prompts/neutral",),
         judges=("sentiment", "sentiment-words"),
         samples=1,
@@ -95,14 +88,18 @@ GOALS = {
                 "The following text expresses very negative feelings.",
                 subtracts=True,
             ),
+            Prompting(
+                "prompting (chat)",
+                "Write a positive, cheerful and favourable text. Answer with the text alone.",
+                "Write a negative, bitter and unfavourable text. Answer with the text alone.",
+                is_message=True,
+            ),
         ),
         scores={"positive texts": _share_positive},
     ),
     TOXIC: Goal(
         label=TOXIC,
         sign=-1,
-        sets=f"paradetox/train without the last {PARADETOX_KEPT} pairs",
-        examples=_rewrites,
         prompts=("rtp_prompts/challenging", "rtp_prompts/nontoxic"),
         judges=("toxicity-characters", "toxicity"),
         samples=5,
@@ -123,6 +120,12 @@ GOALS = {
                 "The following text contains insults and vulgar language.",
                 "The following text is friendly and contains no insults or vulgar language.",
                 subtracts=True,
+            ),
+            Prompting(
+                "prompting (chat)",
+                "Write a rude, insulting and vulgar text. Answer with the text alone.",
+                "Write a polite, kind and respectful text. Answer with the text alone.",
+                is_message=True,
             ),
         ),
         scores={"average maximum toxicity": worst, "probability of toxicity": any_toxic},

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from factorlm.algebra import Factor, Power
-from factorlm.evaluation.rivals import clock
+from factorlm.evaluation import clock
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, digest_of_tensors
 from factorlm.evaluation.rivals.states import LabelledStates, labelled_states

@@ -50,10 +50,10 @@ class Dials(Config):
     prompting: Doses = (0.5, 1.0, 1.5)
     dexperts: Doses = (0.75, 1.0, 1.5, 2.0)
     gedi: Doses = (1.0, 2.0, 5.0, 10.0)
-    fudge: Doses = (1.0, 2.0, 3.0)
+    fudge: Doses = (1.0, 3.0)
     lm_steer: Doses = (1.5, 2.0, 3.0, 4.0)
     activation: Doses = (1.5, 2.0, 3.0, 4.0)
-    arithmetic: Doses = (2.0, 4.0, 6.0)
+    arithmetic: Doses = (2.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,9 @@ def ours(bench: Workbench, factor: str, goal: Goal, doses: Doses, how: Writing) 
 
 def rivals_of(bench: Workbench, goal: Goal, dials: Dials, parts: Split, kept: Kept, how: Writing) -> list[Method]:
     """All rivals that have a setting, prepared on these texts."""
-    rivals: list[tuple[Rival, Doses]] = [(wording, dials.prompting) for wording in goal.wordings]
+    has_template = bool(bench.models[0].model.lm.tokenizer.chat_template)
+    wordings = [wording for wording in goal.wordings if has_template or not wording.is_message]
+    rivals: list[tuple[Rival, Doses]] = [(wording, dials.prompting) for wording in wordings]
     rivals += [
         (DExperts(), dials.dexperts),
         (GeDi(), dials.gedi),

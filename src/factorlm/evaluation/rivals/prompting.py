@@ -25,21 +25,32 @@ class Prompting:
         towards: what is read first when the attribute is wanted.
         away: what is read first when it is not.
         subtracts: whether to steer by the instruction for the other direction, with a negative exponent (PREADD).
+        is_message: whether the instruction is a user's message in the model's chat template, and the text its answer.
     """
 
     name: str
     towards: str
     away: str
     subtracts: bool = False
+    is_message: bool = False
     dial: str = "exponent of p(x | instruction) / p(x); 1 is the plain instruction"
     source: str = "Sanchez et al. (2023), arXiv:2306.17806; PREADD, Pei et al. (2023)"
 
     def prepare(self, lm: CausalLM, parts: Split, kept: Kept, report: Report = quiet) -> Prepared:
-        """See Rival; the texts are not looked at."""
+        """See Rival; the texts are not looked at.
+
+        Raises:
+            InputError: if the instruction is a message and the model has no chat template.
+        """
 
         def ratio(instruction: str) -> Named:
-            condition = tuple(lm.encode_text(instruction.strip() + "\n\n"))
-            return Named(self.name, Conditioned(lm, condition) / lm)
+            if self.is_message:
+                tokens = lm.encode_message(instruction)
+                start = list(lm.start_ids)  # which the text begins with anyway
+                tokens = tokens[len(start) :] if tokens[: len(start)] == start else tokens
+            else:
+                tokens = lm.encode_text(instruction.strip() + "\n\n")
+            return Named(self.name, Conditioned(lm, tuple(tokens)) / lm)
 
         towards, away = ratio(self.towards), ratio(self.away)
 
@@ -48,5 +59,6 @@ class Prompting:
                 return Power(away if dial > 0 else towards, -abs(dial))
             return Power(towards if dial > 0 else away, abs(dial))
 
+        settings = digest([self.towards, self.away, self.subtracts, self.is_message])
         note = " | ".join(f'{"less" if self.subtracts else "after"} "{text}"' for text in (self.towards, self.away))
-        return Prepared(self.name, lm, factor, 0, 0.0, digest([self.towards, self.away, self.subtracts]), note)
+        return Prepared(self.name, lm, factor, 0, 0.0, settings, note)

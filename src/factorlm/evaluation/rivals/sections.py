@@ -12,13 +12,10 @@ from factorlm.evaluation.rivals.frontier import Point, at_price, difference_at_p
 from factorlm.evaluation.rivals.goals import Goal
 from factorlm.evaluation.rivals.methods import Method
 from factorlm.evaluation.workbench import Workbench
+from factorlm.factors.examples import Split
 
 if TYPE_CHECKING:
     from factorlm.evaluation.suites.rivals import Settings
-
-USUAL_SAMPLES = 25  # of measures of toxicity, Gehman et al. (2020)
-NEAR = 1.05  # times another price is the same price
-SAME_ENCODER = "minilm"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +28,8 @@ class Work:
         goal: what was wanted.
         judges: who measured; the first decides.
         methods: ours first.
+        whole: all texts that rivals could learn from.
+        parts: those that they learned from.
         points: of each set of prompts and method, in order of the dial.
         bases: the model as it is, by set of prompts.
     """
@@ -40,6 +39,8 @@ class Work:
     goal: Goal
     judges: list[Judge]
     methods: list[Method]
+    whole: Split
+    parts: Split
     points: dict[tuple[str, str], list[Point]] = field(default_factory=dict)
     bases: dict[str, Point] = field(default_factory=dict)
     measures: dict[str, dict[str, Estimate]] = field(default_factory=dict)
@@ -92,8 +93,8 @@ def plane(work: Work, part: str) -> Section:
     }
     moved = {p.name: work.note(f"divergence/{group}", p.name, p.moved) for p in points}
     main = scores[work.key]
-    values = [(prices[p.name].value or 1.0, _number(main[p.name])) for p in points]
-    known = [(1.0, _number(main[base.name])), *values]
+    values = [(number(prices[p.name]), number(main[p.name])) for p in points]
+    known = [(1.0, number(main[base.name])), *values]
     best = undominated(known, lower_is_better=work.lower_is_better)[1:]
     on = [p.name for p, is_on in zip(points, best, strict=True) if is_on]
     work.headlines.append(
@@ -137,7 +138,7 @@ def plane(work: Work, part: str) -> Section:
         Column(title="method and dial"),
         *(Column(title=f"{m} ({j})", form=".0%" if is_share else ".2f") for m, j in scores),
         Column(title="perplexity ratio", form=".2f"),
-        Column(title="moved (nats/token)", form=".2f"),
+        Column(title="log ratio to the base (nats/token)", form=".2f"),
         Column(title="Dist-3", form=".3f"),
         Column(title="frontier"),
     )
@@ -147,7 +148,12 @@ def plane(work: Work, part: str) -> Section:
     for p, is_on in zip(points, best, strict=True):
         found = (by_name[p.name] for by_name in scores.values())
         rows.append((p.name, *found, prices[p.name], moved[p.name], varied[p.name], "yes" if is_on else ""))
-    table = Table(title=f"Every method at every setting, {group} prompts", columns=columns, rows=tuple(rows))
+    note = (
+        "The log ratio is that of the drawn tokens under the steered model and the base; as tokens are drawn from "
+        "truncated distributions, it is no Kullback-Leibler divergence. What has no number is not on the frontier."
+    )
+    title = f"Every method at every setting, {group} prompts"
+    table = Table(title=title, columns=columns, rows=tuple(rows), note=note)
     lead = (
         f"{settings.num_prompts} prompts of {part}, {work.num_samples} texts of "
         f"{settings.max_tokens} tokens to each, the same seeds and sampling for all."
@@ -155,14 +161,15 @@ def plane(work: Work, part: str) -> Section:
     return Section(title=f"Attribute against cost: {group} prompts", lead=lead, blocks=(by_price, by_variety, table))
 
 
-def _number(estimate: Estimate) -> float:
+def number(estimate: Estimate) -> float:
+    """Its value, or nan."""
     return float("nan") if estimate.value is None else estimate.value
 
 
 def equal_price(work: Work, part: str) -> Section:
     """Scores where curves reach a price, differences there, and tests at the settings of nearest price."""
     base, prices, group = work.bases[part], work.settings.prices, group_of(part)
-    measure, judge = work.key
+    measure = work.key[0]
     mine = work.points[part, work.methods[0].name]
     form = ".2f" if work.lower_is_better else ".0%"
     columns = [Column(title="method")]
@@ -181,30 +188,36 @@ def equal_price(work: Work, part: str) -> Section:
             row += [found, None if points is mine else difference_at_price(mine, points, base, work.key, price)]
         rows.append(tuple(row))
         if points is not mine:
-            near, other = nearest_pair(mine, points)
-            work.comparisons.append(
-                compare(
-                    f"{measure} ({judge}), {group}, at {_ratio(near, base)} and {_ratio(other, base)} perplexity",
-                    (near.name, near.scores[work.key]),
-                    (other.name, other.scores[work.key]),
-                    lower_is_better=work.lower_is_better,
-                    seed=work.bench.seed,
-                )
-            )
+            pair = nearest_pair(mine, points, base, prices[0])
+            if pair is not None:
+                work.comparisons.append(_comparison(work, part, *pair))
     for price, found_there in reached.items():
         said = ", ".join(found_there) or "nobody gets there"
         work.headlines.append(f"{measure.capitalize()} at {price:g}x the base's perplexity, {group} prompts: {said}.")
     note = (
         "Curves begin at the base and run through the settings of a dial in order; a method that never reaches a price "
-        "has no number there. Differences are over the same resamples of prompts. Tests compare the settings of "
-        "nearest price, chosen without a look at the scores."
+        "has no number there, and one that does not in some resamples of the prompts no interval. Differences are over "
+        f"the same resamples. Tests compare the setting of each method whose price is nearest to {prices[0]:g}x, "
+        "chosen without a look at the scores."
     )
     table = Table(title=f"At equal price, {group} prompts", columns=tuple(columns), rows=tuple(rows), note=note)
     return Section(title=f"At equal price: {group} prompts", blocks=(table,))
 
 
 def _ratio(point: Point, base: Point) -> str:
-    return f"{_number(point.price(base)):.2f}x"
+    return f"{number(point.price(base)):.2f}x"
+
+
+def _comparison(work: Work, part: str, near: Point, other: Point) -> Comparison:
+    base, (measure, judge) = work.bases[part], work.key
+    prices = f"{_ratio(near, base)} and {_ratio(other, base)} perplexity"
+    return compare(
+        f"{measure} ({judge}), {group_of(part)}, at {prices}",
+        (near.name, near.scores[work.key]),
+        (other.name, other.scores[work.key]),
+        lower_is_better=work.lower_is_better,
+        seed=work.bench.seed,
+    )
 
 
 def cost(work: Work) -> Section:
@@ -216,9 +229,8 @@ def cost(work: Work) -> Section:
     for done, method in enumerate(work.methods, 1):
         found = method.milliseconds(method.doses[-1])
         work.note("milliseconds a token", method.name, Estimate(value=found))
-        rows.append(
-            (method.name, method.num_parameters, method.seconds, found, found / unsteered, method.dial, method.about)
-        )
+        seconds = "trained before" if method is work.methods[0] else method.seconds
+        rows.append((method.name, method.num_parameters, seconds, found, found / unsteered, method.dial, method.about))
         work.bench.report("timing", done, len(work.methods))
     columns = (
         Column(title="method"),
@@ -232,44 +244,8 @@ def cost(work: Work) -> Section:
     note = (
         "Eight texts written together; prompts of a method are read once. Preparation is timed when it is first done, "
         "and is shared where methods share it: DExperts and GeDi have the same fine-tunes, FUDGE and LM-Steer the same "
-        "states. On a processor both are times of all cores together, whatever else the machine did."
+        "states; how long the factor of the store once took is not known here. On a processor both are times of all "
+        "cores together, waiting threads included: a machine crowded with other work makes them only a little longer."
     )
     table = Table(title="What it takes", columns=columns, rows=tuple(rows), note=note)
     return Section(title="What it takes", blocks=(table,))
-
-
-def cautions(work: Work) -> list[str]:
-    """What the numbers cannot bear, in a sentence each."""
-    settings, found = work.settings, []
-    if settings.num_prompts < 100:
-        found.append(
-            f"With {settings.num_prompts} prompts a share near one half is known to about "
-            f"±{1 / settings.num_prompts**0.5:.0%}: the frontier by value is no ranking."
-        )
-    same = [j.name for j in work.judges if getattr(j.card.features, "encoder", "") == SAME_ENCODER]
-    if same and settings.dials.arithmetic:
-        found.append(
-            f"The classifier of arithmetic reads the same sentence encoder as {', '.join(same)}, which favours it "
-            "there; it learned from other texts."
-        )
-    if work.lower_is_better and work.num_samples != USUAL_SAMPLES:
-        found.append(
-            f"The maximum is over {work.num_samples} samples; published figures use {USUAL_SAMPLES} and are higher."
-        )
-    far = [m.name for m in work.methods[1:] for part in work.bases if not _meets(work, part, m)]
-    if far:
-        found.append(
-            f"No setting of {', '.join(dict.fromkeys(far))} lies within {NEAR - 1:.0%} of a price of ours: the tests "
-            "there compare unequal prices; set its dial otherwise."
-        )
-    found.append(
-        f"Rivals learned from {settings.texts} texts of each class of {work.goal.sets}; dials and training were set by "
-        "us, by a first look at small runs."
-    )
-    return found
-
-
-def _meets(work: Work, part: str, method: Method) -> bool:
-    near, other = nearest_pair(work.points[part, work.methods[0].name], work.points[part, method.name])
-    ratio = _number(near.price(work.bases[part])) / _number(other.price(work.bases[part]))
-    return 1 / NEAR <= ratio <= NEAR

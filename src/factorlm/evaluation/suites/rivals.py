@@ -14,10 +14,11 @@ from factorlm.evaluation.judges import load_judge
 from factorlm.evaluation.judging import judge_blocks, judged
 from factorlm.evaluation.responses import Samples, distinct_prompts, respond
 from factorlm.evaluation.rivals import Kept, bounded
+from factorlm.evaluation.rivals.cautions import cautions
 from factorlm.evaluation.rivals.frontier import Point
 from factorlm.evaluation.rivals.goals import goal_named
 from factorlm.evaluation.rivals.methods import Dials, Method, Writing, bare, given, ours, rivals_of
-from factorlm.evaluation.rivals.sections import Work, cautions, cost, equal_price, group_of, plane
+from factorlm.evaluation.rivals.sections import Work, cost, equal_price, group_of, plane
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.factors.examples import split
 from factorlm.inference import Sampling
@@ -30,7 +31,7 @@ class Settings(Config):
     Attributes:
         attribute: positive, or toxic, which is to be avoided.
         factor: ours, of the store; empty takes the one named like the attribute.
-        texts: of each class, at most, that rivals learn from: texts of the sets that the factor learned from.
+        texts: of each class, at most, that rivals learn from: texts that the factor learned from; 0 takes all.
         prompts: data sets with `prompt`; empty takes those of the attribute.
         num_prompts: of each set.
         samples: texts for each prompt; 0 takes 1 for positive and 5 for toxic.
@@ -38,13 +39,13 @@ class Settings(Config):
         sampling: how tokens are drawn, by all in the same way.
         judges: names, of which the first decides; empty takes those of the attribute.
         dials: where they are set.
-        prices: perplexity ratios at which methods are compared.
+        prices: perplexity ratios at which methods are compared; tests are made near the first.
         words: of each text that count for Dist-3.
     """
 
     attribute: str = "positive"
     factor: str = ""
-    texts: Annotated[int, Field(ge=20)] = 500
+    texts: Annotated[int, Field(ge=0)] = 500
     prompts: tuple[str, ...] = ()
     num_prompts: Annotated[int, Field(ge=2)] = 24
     samples: Annotated[int, Field(ge=0)] = 0
@@ -52,14 +53,18 @@ class Settings(Config):
     sampling: Sampling = Sampling(top_p=0.9)
     judges: tuple[str, ...] = ()
     dials: Dials = Dials()
-    prices: tuple[PositiveFloat, ...] = (1.2, 1.4)
+    prices: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.2, 1.4)
     words: Annotated[int, Field(ge=4)] = 10
 
     @classmethod
     def sized(cls, size: str) -> Settings:
-        """Minutes, or what one would publish."""
+        """Minutes, or what one would publish.
+
+        The bound on texts takes all of the reviews, and as many of the toxic rewrites, of which there are four times as
+        many: preparation takes minutes.
+        """
         if size == "full":
-            return cls(texts=1500, num_prompts=200, max_tokens=20)
+            return cls(texts=2600, num_prompts=96, max_tokens=20)
         few = Dials(
             ours=(0.2, 0.4), prompting=(0.5, 1.0), dexperts=(1.0, 1.5), gedi=(2.0, 5.0), fudge=(2.0,),
             lm_steer=(2.0, 3.0), activation=(2.0, 4.0), arithmetic=(4.0,),
@@ -81,14 +86,14 @@ def run(bench: Workbench, settings: Settings) -> Findings:
     if not settings.dials.ours:
         raise InputError("a strength of ours is needed to compare with, got none; try --set dials.ours=[0.2,0.4]")
     sets = {part: distinct_prompts(bench, part, settings.num_prompts) for part in settings.prompts or goal.prompts}
-    examples = goal.examples(bench.data)
-    parts = bounded(split(examples), settings.texts)
+    whole = split(goal.examples(bench.data))
+    parts = bounded(whole, settings.texts) if settings.texts else whole
     bench.used[goal.sets] = fingerprint([e.text for e in (*parts.train, *parts.dev)])
     how = Writing(settings.samples or goal.samples, settings.max_tokens, settings.sampling)
     folder = bench.cache.folder
     kept = Kept(None if folder is None else folder.parent / "rivals")
     mine = ours(bench, settings.factor or goal.label, goal, settings.dials.ours, how)
-    work = Work(bench, settings, goal, judges, [mine, *given(bench, how)])
+    work = Work(bench, settings, goal, judges, [mine, *given(bench, how)], whole, parts)
 
     def judged_point(name: str, dial: float, samples: Samples, what: str) -> Point:
         verdicts = {judge.name: judged(bench, judge, samples, f"judging {what}") for judge in judges}

@@ -8,13 +8,12 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from factorlm.errors import IntegrityError, UnknownNameError
-from factorlm.factors.manifest import NAME_PATTERN, Manifest
+from factorlm.factors.manifest import NAME_PATTERN, VERSION_PATTERN, Manifest
 from factorlm.factors.seal import digest_of
 from factorlm.factors.store import MANIFEST
 from factorlm.settings import Config, explain_validation
 
 INDEX = "index.json"
-VERSION_PATTERN = r"^(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})$"  # also what a folder is named
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Version = Annotated[str, Field(pattern=VERSION_PATTERN)]

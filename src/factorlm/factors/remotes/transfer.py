@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,7 +11,7 @@ from tempfile import TemporaryDirectory
 from factorlm.errors import FactorlmError, InputError, IntegrityError
 from factorlm.factors.head import EncoderCard
 from factorlm.factors.manifest import Manifest
-from factorlm.factors.remotes.index import INDEX, VERSION_PATTERN, Entry, Index, newest_first
+from factorlm.factors.remotes.index import INDEX, Entry, Index, newest_first
 from factorlm.factors.remotes.inspection import check_files, check_name, check_wanted, inspect
 from factorlm.factors.remotes.place import MAX_BYTES, MAX_INDEX_BYTES, Place, Publication, check_size
 from factorlm.factors.seal import digest_of, seal
@@ -221,10 +220,6 @@ def _offer(source: str) -> _Offer:
     folder = folder_of(source)
     manifest = inspect(folder)
     check_wanted(str(folder), manifest)
-    if not re.fullmatch(VERSION_PATTERN, manifest.version):
-        raise InputError(
-            f"a version to push is like 0.10.2, without leading zeros, got {manifest.version!r}; save anew"
-        )
     entry = Entry.of(folder, manifest)
     check_size(entry.num_bytes, MAX_BYTES, str(folder))
     files = {name: (folder / name).read_bytes() for name in (MANIFEST, *manifest.files)}
