@@ -4,6 +4,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # tests side by side, and what they start, share the cores
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -5,6 +5,12 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
+
+from factorlm.factors.head import EncoderCard
+from factorlm.factors.manifest import HeadSettings, Manifest
+from factorlm.factors.store import default_stores
+from factorlm.models import CausalLM
 
 from .conftest import Run
 from .test_errors import one_line
@@ -55,6 +61,26 @@ def test_what_is_refused_before_anything_slow(case: str, run: Run, corpus: Path)
     assert ran.status == 2
     one_line(ran.err, wanted)
     assert ran.out == ""
+
+
+def test_a_residual_is_saved_last(
+    run: Run, corpus: Path, tiny_folder: Path, tiny_lm: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = default_stores()[0]
+    card = EncoderCard(name=str(tiny_folder), fingerprint=tiny_lm.fingerprint, width=tiny_lm.width)
+    for seed, name in enumerate(("mild", "kind")):
+        bias_D = torch.randn(tiny_lm.width, generator=torch.Generator().manual_seed(seed))
+        empty = torch.zeros(tiny_lm.width, 0)
+        head = Manifest(name=name, settings=HeadSettings(rank=0), encoder=card)
+        own.save(head, {"bias": bias_D, "up": empty, "down": empty.T.contiguous()})
+    words = ["factor", "correlate", "mild", "kind", "--model", str(tiny_folder), "--dtype", "float32"]
+    ran = run(*words, "--corpus", "few.txt", "--residual", "rest")
+    assert ran.status == 2
+    one_line(ran.err, "at least 8 texts")
+    assert own.names() == ["kind", "mild"]
+    ran = run(*words, "--corpus", "corpus.txt", "--target", "mild^1", "--residual", "rest")
+    assert ran.status == 0, ran.err
+    assert own.names() == ["kind", "mild", "rest"]
 
 
 @pytest.mark.model

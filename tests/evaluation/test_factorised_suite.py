@@ -7,12 +7,14 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from factorlm.errors import InputError
+from factorlm.evaluation.constrained import costs, interference, ways
 from factorlm.evaluation.constrained.constraints import (
     Constraint,
     OwnExaminer,
@@ -21,7 +23,7 @@ from factorlm.evaluation.constrained.constraints import (
     instruction,
     split_of,
 )
-from factorlm.evaluation.constrained.interference import Changed
+from factorlm.evaluation.constrained.interference import Changed, mean_square
 from factorlm.evaluation.constrained.matching import correlation, divergence, matched, potentials
 from factorlm.evaluation.constrained.monolithic import fine_tuned, mixture
 from factorlm.evaluation.constrained.ways import WAYS, Condition
@@ -31,10 +33,12 @@ from factorlm.evaluation.lora import LoraSettings
 from factorlm.evaluation.responses import Sample
 from factorlm.evaluation.suites import factorised
 from factorlm.evaluation.workbench import Cache, Workbench
+from factorlm.factors import bind, factor
 from factorlm.factors.calibration import head_strengths
 from factorlm.factors.examples import Example
 from factorlm.factors.head import EncoderCard, Head
 from factorlm.factors.manifest import HeadSettings, Manifest
+from factorlm.factors.recipe import load_recipe
 from factorlm.factors.store import Store
 from factorlm.inference.expression import compose, written
 from factorlm.models import CausalLM
@@ -89,20 +93,51 @@ def test_rates_by_hand() -> None:
 
 
 def test_interference_by_hand() -> None:
-    """What is changed counts as itself, all else as others; the sign of a change does not matter, its mean does."""
+    """What is changed counts as itself, all else as others; a column's square is the mean product of two prompts."""
     changes = {
-        "a": {"a": np.full(4, -1.0), "b": np.array([1.0, 0, 1, 0]), "c": np.array([-1.0, 1, -1, 1])},
-        "b": {"a": np.array([0.0, -1, 0, 0]), "b": np.full(4, -0.5), "c": np.zeros(4)},
+        "a": {"a": np.full(4, -1.0), "b": np.array([1.0, 1, 1, 0]), "c": np.array([-1.0, 1, -1, 1])},
+        "b": {"a": np.array([0.0, -1, 0, math.nan]), "b": np.full(4, -0.5), "c": np.full(4, -0.25)},
     }
     found = Changed("factorised", changes, seed=0)
     assert found.on_itself.value == pytest.approx(-0.75)
-    assert found.on_others.value == pytest.approx((0.5 + 0 + 0.25 + 0) / 4)
-    # Of four signs the mean of a column of two ones is 1/2 half of the time; of four ones 3/8 on average; of one 1/4.
-    assert found.by_chance == pytest.approx((1 / 4 + 3 / 8 + 1 / 4 + 0) / 4, abs=0.01)
+    squares = (6 / 12, (0 - 4) / 12, 0, 0.0625)
+    assert mean_square(found.others_PC).value == pytest.approx(sum(squares) / 4)
+    for i, without in enumerate(mean_square(found.others_PC).without_P):
+        rest_PC = np.delete(found.others_PC, i, 0)
+        assert without == pytest.approx(mean_square(rest_PC).value)
+    assert found.on_others.value == pytest.approx((sum(squares) / 4) ** 0.5)
     still = Changed("none", {"a": {"a": np.full(4, -1.0), "b": np.zeros(4), "c": np.zeros(4)}}, seed=0)
     assert still.on_others.value == 0
-    assert still.by_chance == 0
-    assert still.less_than(found).value == pytest.approx(found.on_others.value)
+    assert still.less_than(found).value == pytest.approx(sum(squares) / 4)
+
+
+def noise(generator: np.random.Generator, size: float, shift: float = 0.0, num_prompts: int = 48) -> Changed:
+    """Three rates of other constraints whose changes scatter by so much over prompts around a shift."""
+    others = {title: shift + size * generator.standard_normal(num_prompts) for title in "bcd"}
+    return Changed("", {"a": {"a": np.full(num_prompts, -1.0), **others}}, seed=0)
+
+
+def test_noise_of_different_size_is_no_interference() -> None:
+    """Two ways that move nothing, one with four times the noise: the level is 5 %, 20 of 200 allowed (p < 0.005)."""
+    generator = np.random.default_rng(0)
+    squares, claims = [], 0
+    for _ in range(200):
+        calm, loud = noise(generator, 0.2), noise(generator, 0.8)
+        squares.append([mean_square(way.others_PC).value for way in (calm, loud)])
+        gap = calm.less_than(loud)
+        assert gap.low is not None
+        assert gap.high is not None
+        claims += not gap.low <= 0 <= gap.high
+    assert claims <= 20
+    error_2 = np.std(squares, 0) / len(squares) ** 0.5
+    assert (np.abs(np.mean(squares, 0)) < 3 * error_2).all()  # three standard errors
+    one, two = noise(generator, 0.8), noise(generator, 0.8, shift=0.5)
+    gap = one.less_than(two)
+    assert gap.low is not None
+    assert gap.low > 0
+    assert two.on_others.value == pytest.approx(0.5, abs=0.2)
+    assert two.on_others.low is not None
+    assert one.on_others.low == 0
 
 
 def test_accuracy_weighs_both_classes_alike() -> None:
@@ -228,9 +263,14 @@ def test_the_suite_compares_all_ways(desk: Workbench) -> None:
         assert joint <= both + 1e-9
         assert found.measures[f"joint rate/{way}/K=1"] == found.measures[f"mean rate/{way}/K=1"]
     assert found.measures["mean rate/base/K=1"] == found.measures["rate of nice/base/K=1"]
-    assert {c.measure for c in found.comparisons} == {
-        f"{measure}, K={k}" for measure in ("mean rate", "joint rate", "base perplexity") for k in (1, 2)
+    assert {(c.measure, c.rival) for c in found.comparisons} == {
+        (f"{measure}, K={k}", rival)
+        for rival in ("monolithic", "prompt", "prompt, matched")
+        for k in (1, 2)
+        for measure in ("mean rate", "joint rate", "base perplexity")
+        if (measure, k) != ("joint rate", 1)  # of one constraint it is the mean rate
     }
+    assert len({(c.measure, c.rival) for c in found.comparisons}) == len(found.comparisons)
     blocks = [block for section in found.sections for block in section.blocks]
     curves = {b.title: b for b in blocks if isinstance(b, Curve)}
     assert [s.name for s in curves["Constraints met, on average"].series] == [*WAYS, "base"]
@@ -289,6 +329,80 @@ def test_mistakes_are_explained(desk: Workbench) -> None:
     bench = Workbench((steered,), desk.data, desk.cache, desk.report)
     with pytest.raises(InputError, match="one bare language model is needed"):
         factorised.measure(bench, SETTINGS, examples_of)
+
+
+def test_the_one_model_is_moved_as_far_as_the_changed_factors(desk: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A factor that is taken away moves nothing, so the one model that is trained without it moves less as well."""
+    asked = [Constraint("nice"), Constraint("short", is_wanted=False)]
+    targets = []
+    whole = ways.Condition([], {c.title: np.zeros((6, 1)) for c in asked}, 0)
+    monkeypatch.setattr(ways.Work, "factorised", lambda *_: whole)
+    monkeypatch.setattr(ways.Work, "monolith", lambda *_: SimpleNamespace(seconds=1.0))
+
+    def monolithic(work: ways.Work, monolith: object, to: dict[str, float]) -> dict[str, tuple[Condition, float]]:
+        targets.extend(to.values())
+        return dict.fromkeys(to, (whole, 1.0))
+
+    monkeypatch.setattr(ways.Work, "monolithic", monolithic)
+    monkeypatch.setattr(ways.Work, "prompted", lambda *_, **__: (whole, 1.0))
+    how = ways.Writing(1, 4, SETTINGS.sampling, 0.2, 0.3, 8, SETTINGS.lora)
+    work = ways.Work(desk, desk.models[0], PROMPTS, how, {}, examples_of)
+    interference.measure_interference(work, asked, dict.fromkeys(ways.CLAIMED, whole), "remove", 1)
+    exponent = work.composition(asked).exponents["short"]
+    head = bind(factor("short"), work.lm)
+    want = divergence(work.lm, potentials(work.lm, head), exponent)
+    assert targets == [pytest.approx(want, rel=1e-3)]
+    assert want < 0.8 * work.composition(asked).divergence
+
+
+def test_times_of_training_do_not_profit_from_what_was_read_before(
+    desk: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    inner = costs.encode
+
+    def counted(lm: CausalLM, texts: list[str], **settings: object) -> object:
+        read.append(len(texts))
+        return inner(lm, texts, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(costs, "encode", counted)
+    how = ways.Writing(1, 4, SETTINGS.sampling, 0.2, 0.3, 8, SETTINGS.lora)
+    work = ways.Work(desk, desk.models[0], PROMPTS, how, {}, examples_of)
+    examples = [Example(f"{e.text} {'and the food ' * 12}", e.is_positive) for e in examples_of("nice")]
+    first = costs._timed(work, examples, 0, 16)
+    assert read == [12], "the others were new; these are one batch, which cannot be told from texts on disk"
+    read.clear()
+    assert first["seconds_own"] is not None
+    second = costs._timed(work, examples, 0, 16)
+    assert read == [12, 68], "texts that were found on disk are read for their time"
+    assert second["seconds_own"] is None
+    assert (second["seconds"] or 0) > 0
+
+
+def test_usual_constraints_are_not_learned_against_each_other() -> None:
+    """Of the texts with one attribute that the recipe of another labels, not nearly all are texts without it."""
+    data = DataFolder.default()
+    asked = [Constraint.read(text) for text in factorised.USUAL]
+    texts = {c: load_recipe(c.factor).examples(data.either) for c in asked}
+    with_it = {c: set(c.meeting(texts[c])) for c in asked}
+    without = {c: set(c.flipped.meeting(texts[c])) for c in asked}
+
+    def is_against(a: Constraint, b: Constraint) -> bool:
+        both, only = len(with_it[a] & with_it[b]), len(with_it[a] & without[b])
+        return only >= 20 and only > 0.9 * (both + only)
+
+    assert not [(a.title, b.title) for a in asked for b in asked if a != b and is_against(a, b)]
+
+
+def test_a_judge_that_learned_from_the_texts_of_a_head_is_named(desk: Workbench) -> None:
+    texts = {"simple": load_recipe("simple"), "positive": load_recipe("positive")}
+    bench = Workbench(desk.models, DataFolder.default(), desk.cache, desk.report)
+    shared = {
+        name: examiner_of(bench, Constraint(name), lambda name: texts[name].examples(bench.data.either)).shared
+        for name in texts
+    }
+    assert shared["simple"] > 0.5
+    assert shared["positive"] < 0.01
 
 
 def test_usual_constraints_are_those_of_the_store(desk: Workbench) -> None:

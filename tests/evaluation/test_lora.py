@@ -10,7 +10,7 @@ from torch import Tensor
 
 from factorlm.algebra import pad_left, pad_right
 from factorlm.errors import InputError, IntegrityError
-from factorlm.evaluation.lora import Adapter, LoraSettings, adapted, merged, notes_of, train_lora
+from factorlm.evaluation.lora import Adapter, LoraSettings, adapted, merged, notes_of, shuffled, train_lora
 from factorlm.models import CausalLM
 
 SMALL = LoraSettings(rank=2, batch_texts=4, epochs=8, learning_rate=1e-2)
@@ -84,6 +84,22 @@ def test_training_makes_the_texts_likelier(tiny_lm: CausalLM) -> None:
     again = train_lora(tiny_lm, TEXTS, SMALL)
     assert again.adapter.fingerprint == tuned.adapter.fingerprint
     assert train_lora(tiny_lm, TEXTS, SMALL, seed=1).adapter.fingerprint != tuned.adapter.fingerprint
+
+
+def test_batches_hold_texts_of_about_equal_length() -> None:
+    """Every text once, in an order that changes, with much less to fill up than in batches at random."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 64, (300,), generator=generator).tolist()
+
+    def width(batches: list[Tensor]) -> int:
+        return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+
+    first, second = (shuffled(lengths, 8, generator) for _ in range(2))
+    for batches in (first, second):
+        assert sorted(torch.cat(batches).tolist()) == list(range(300))
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+    at_random = list(torch.randperm(300, generator=generator).split(8))
+    assert width(first) < 1.2 * sum(lengths) < 0.8 * width(at_random)
 
 
 def test_the_first_loss_is_that_of_the_base(tiny_lm: CausalLM) -> None:

@@ -213,6 +213,17 @@ def test_the_vector_is_added_behind_its_layer(tiny_lm: CausalLM) -> None:
     torch.testing.assert_close(moved[1], plain[1] + vector_D)
 
 
+def test_one_twin_serves_every_vector(tiny_lm: CausalLM) -> None:
+    """Even while somebody holds what it read under another one."""
+    steerable, prefix_BT = activation.Steerable(tiny_lm, 0), torch.tensor([PREFIXES[1] * 6])
+    held = []
+    for scale in (1.0, -2.0, 0.0):
+        vector_D = scale * torch.linspace(-1, 1, tiny_lm.width)
+        held.append(steerable.by(vector_D).start(prefix_BT))
+        want_BV = steered(tiny_lm, 0, vector_D).start(prefix_BT).log_weight_BV
+        torch.testing.assert_close(held[-1].log_weight_BV, want_BV, atol=1e-6, rtol=0)
+
+
 def test_fine_tuning_likes_its_texts_and_goes_on_where_it_broke(
     tiny_lm: CausalLM, parts: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +322,18 @@ def test_prompting_at_one_is_the_instruction_read_first(tiny_lm: CausalLM, parts
     torch.testing.assert_close(of(plain.composed(-1.0).model.factor), after("be bad"), atol=ROUNDING, rtol=0)
     want_BV = (2 * base_BV - after("be bad")).log_softmax(-1)
     torch.testing.assert_close(of(against.composed(1.0).model.factor), want_BV, atol=ROUNDING, rtol=0)
+
+
+def test_an_instruction_can_be_a_message(tiny_lm: CausalLM, parts: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the model's chat template, whose start token is not read twice."""
+    monkeypatch.setattr(tiny_lm, "encode_message", lambda text: [*tiny_lm.start_ids, 5, len(text), 6])
+    prepared = Prompting("p", "be good", "be bad", is_message=True).prepare(tiny_lm, parts, Kept(None))
+    text = tiny_lm.encode_text("the food")
+    got_BV = LocalProduct(prepared.composed(1.0).model.factor).start(torch.tensor([[*tiny_lm.start_ids, *text]]))
+    want_BV = tiny_lm.start(torch.tensor([[*tiny_lm.start_ids, 5, 7, 6, *text]])).log_weight_BV
+    torch.testing.assert_close(got_BV.log_weight_BV, want_BV, atol=ROUNDING, rtol=0)
+    plain = Prompting("p", "be good", "be bad").prepare(tiny_lm, parts, Kept(None))
+    assert plain.settings != prepared.settings
 
 
 def test_lm_steer_is_the_map_before_the_unembedding(tiny_lm: CausalLM, parts: Split) -> None:

@@ -1,5 +1,7 @@
 """The suite of rivals on the real model, very small, and what it refuses."""
 
+from types import SimpleNamespace
+
 import pytest
 
 import factorlm as fl
@@ -14,6 +16,7 @@ from factorlm.evaluation.workbench import Workbench
 from factorlm.factors.recipe import load_recipe
 from factorlm.factors.store import folder_of, read_manifest
 from factorlm.inference.expression import compose
+from factorlm.models import CausalLM
 
 from .conftest import Bench
 
@@ -104,6 +107,18 @@ def test_a_model_given_as_it_is_stands_beside_them(bench: Bench, lm: object) -> 
     assert set(rates) == {"base", "positive (ours) +0.6", "smollm2 * positive=0.6"}
     moved = found.measures["divergence/neutral"]
     assert moved["positive (ours) +0.6"].value == pytest.approx(moved["smollm2 * positive=0.6"].value, abs=1e-3)
+
+
+def test_no_run_that_is_timed_has_seen_its_prompts_before(tiny_lm: CausalLM, bench: Bench) -> None:
+    """Rivals remember what they found after a text; the warm-up must not do the work of the others."""
+    seen: list[str] = []
+
+    class Written:
+        fingerprint = "x"
+        model = SimpleNamespace(lm=tiny_lm, stream=lambda prompts, **_: seen.extend(prompts) or iter(prompts))
+
+    assert speed.milliseconds_per_token(bench(), Written()) >= 0  # type: ignore[arg-type]
+    assert len(seen) == len(set(seen)) == 2 * speed.ROWS
 
 
 def test_what_it_refuses(bench: Bench) -> None:

@@ -18,6 +18,7 @@ from factorlm.factors.head import EncoderCard, Head, HeadWeights
 from factorlm.factors.least_change import SMOOTHING, Surroundings, least_change, wordings
 from factorlm.factors.manifest import (
     Calibration,
+    Change,
     ContrastSettings,
     Dose,
     HeadSettings,
@@ -165,6 +166,14 @@ def test_earlier_edits_of_a_head_stay(own: Store, tiny_lm: CausalLM, make_head: 
     assert history(last.manifest) == {"good": "boost", "bad": "forbid", "the": "allow"}
 
 
+def test_history_is_read_from_fields_and_from_the_prose_of_older_cards() -> None:
+    old = Change(version="0.1.0", what="allow 'good'; boost \"it's\" to 2 nats; the calibration is from before")
+    new = Change(version="0.2.0", what="whatever", forbid=("boost 'good' to 1",), boost={"good": -1.0})
+    measured = Change(version="0.3.0", what="measured its dose and response")
+    card = Manifest(name="mild", settings=LexiconSettings(phrases={"a": 1.0}), changes=(old, new, measured))
+    assert history(card) == {"good": "boost", "it's": "boost", "boost 'good' to 1": "forbid"}
+
+
 def test_the_card_of_an_edited_head(own: Store, tiny_lm: CausalLM, make_head: MakeHead) -> None:
     calibration = Calibration(scale=1.0, prior=0.0, dev_loss=0.5, dev_auc=0.9)
     response = Response(judge="j", accuracy=0.9, num_texts=1, num_tokens=1, doses=(BASE,))
@@ -176,6 +185,7 @@ def test_the_card_of_an_edited_head(own: Store, tiny_lm: CausalLM, make_head: Ma
     assert change.version == "0.1.0"
     assert change.what.endswith("; the calibration is from before")
     assert history(card) == {'it\'s "bad"': "forbid"}
+    assert change.forbid == ('it\'s "bad"',)
     assert isinstance(edited.new, Head)
     assert card.strengths == head_strengths(tiny_lm, edited.new.weights)
     assert card.strengths != edited.before.strengths

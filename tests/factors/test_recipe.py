@@ -86,7 +86,11 @@ def test_an_empty_list_of_texts_is_found() -> None:
     ("words", "row", "said"),
     [
         (Words(), {}, "a list of words is needed, got none from the recipe"),
-        (Words(part="toy/words", where={"topic": ("air",)}), {"topic": "sea", "words": ["ship"]}, "none from toy/words"),
+        (
+            Words(part="toy/words", where={"topic": ("air",)}),
+            {"topic": "sea", "words": ["ship"]},
+            "none from toy/words",
+        ),
         (Words(part="toy/words"), {"topic": "sea"}, "row 1 of toy/words needs a list"),
         (Words(part="toy/words"), {"words": "ship"}, "row 1 of toy/words needs a list"),
     ],

@@ -22,6 +22,7 @@ from factorlm.factors.remotes.place import place_of
 from factorlm.factors.remotes.transfer import Checked, listing, pull, push, verify_place
 from factorlm.factors.seal import seal
 from factorlm.factors.store import MANIFEST, SHELF, WEIGHTS, Store, read_manifest
+from factorlm.factors.versions import kept_versions
 
 Save = Callable[..., Path]
 FINGERPRINT = "0123456789abcdef"  # of the encoder of save_head's heads
@@ -302,6 +303,59 @@ def test_a_password_is_sent_to_its_server_and_never_shown(server: Any, own: Stor
         listing(place_of(secret))
     assert [authorization for _, _, authorization in server.seen] == [want, ""]
     assert not any("cret" in text for text in [*shown, str(caught.value)])
+
+
+@pytest.mark.parametrize("secret", ["ann:pa/ss@", "ann:12/ss@", "ann:pa?ss@", "ann:pa#ss@", "ann:ss@x@", "a/b:ss@c/"])
+def test_a_password_with_odd_signs_is_not_shown_either(server: Any, secret: str) -> None:
+    address = server.url.replace("http://", f"http://{secret}")
+    shown = []
+    for url in (address, address.replace("http", "ftp")):
+        try:
+            place = place_of(url)
+            shown.append(f"{place!r} {place.address} {place.warning}")
+        except InputError as error:
+            shown.append(str(error))
+            assert error.__suppress_context__ or not error.__context__
+    assert not any("ss" in text.replace("password", "").replace("address", "") for text in shown), shown
+
+
+def test_a_file_that_another_push_wrote_is_not_written_over(server: Any, own: Store, save_head: Save) -> None:
+    """Two pushes of one version at once: the second comes between the first's look at the index and its files."""
+    save_head()
+    theirs = content(save_head(seed=1))
+    save_head()
+
+    def others() -> None:
+        for name, found in theirs.items():
+            path = server.folder / "shared" / "kind" / "0.1.0" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(found)
+
+    server.meanwhile.append(others)
+    with pytest.raises(InputError, match=r"another kind/0\.1\.0/factor\.json"):
+        push(["kind"], place_of(server.url))
+    assert content(server.folder / "shared" / "kind" / "0.1.0") == theirs
+    assert not (server.folder / "shared" / INDEX).exists()
+    push(["kind"], place_of(server.url), replace=True)
+    assert [checked.problem for checked in verify_place(place_of(server.url))] == [""]
+
+
+def test_a_push_that_broke_off_is_taken_up(server: Any, own: Store, save_head: Save) -> None:
+    save_head()
+    server.refuses_put[f"shared/{INDEX}"] = (507, {})
+    with pytest.raises(FetchError):
+        push(["kind"], place_of(server.url))
+    server.refuses_put.clear()
+    push(["kind"], place_of(server.url))
+    assert [checked.problem for checked in verify_place(place_of(server.url))] == [""]
+
+
+def test_what_a_pull_supersedes_is_kept(own: Store, tmp_path: Path, save_head: Save) -> None:
+    save_head()
+    push(["kind"], place_of(str(tmp_path / "shared")))
+    mine = content(save_head(seed=1))
+    pull(["kind"], place_of(str(tmp_path / "shared")), own, replace=True)
+    assert [content(path) for path in kept_versions(own, "kind").values()] == [mine]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import torch
 from factorlm.errors import InputError, IntegrityError
 from factorlm.factors import store, versions
 from factorlm.factors.manifest import Change, LexiconSettings, Manifest
+from factorlm.factors.seal import digest_of
 from factorlm.factors.store import SHELF, Store
 
 
@@ -108,7 +109,7 @@ def test_an_edit_that_cannot_be_written_changes_nothing(own: Store, monkeypatch:
     def fail(*args: object) -> None:
         raise OSError("no space left on device")
 
-    for target in ("safetensors.torch.save_file", "shutil.copyfile"):
+    for target in ("shutil.copyfile", "safetensors.torch.save_file"):
         with monkeypatch.context() as patch:
             patch.setattr(target, fail)
             with pytest.raises(InputError, match="no space"):
@@ -116,6 +117,70 @@ def test_an_edit_that_cannot_be_written_changes_nothing(own: Store, monkeypatch:
     assert visible(own.folder) == before
     versions.undo("toxic")
     assert own.names() == []
+
+
+def words(own: Store, nats: float, version: str = "0.1.0") -> Path:
+    settings = LexiconSettings(phrases={"bad": nats})
+    return own.save(Manifest(name="words", version=version, settings=settings), replace=True)
+
+
+def edited_words(folder: Path) -> tuple[Manifest, None]:
+    card = store.read_manifest(folder)
+    change = Change(version=card.version, what="boost 'good' to 1 nats")
+    return card.model_copy(update={"version": "0.2.0", "changes": (change,)}), None
+
+
+def test_versions_of_one_number_are_both_kept_and_told_apart(own: Store) -> None:
+    first = contents(words(own, -1.0))
+    versions.save_edit(own.folder / "words", *edited_words(own.folder / "words"))
+    second = contents(words(own, -2.0))  # as `create --replace` makes it: the same number, another content
+    versions.save_edit(own.folder / "words", *edited_words(own.folder / "words"))
+    assert [contents(path) for path in versions.kept_versions(own, "words").values()] == [first, second]
+    assert versions.undo("words").before == "0.2.0"
+    assert contents(own.folder / "words") == second
+
+
+def test_another_content_of_the_version_before_does_not_come_back(own: Store) -> None:
+    versions.save_edit(words(own, -1.0), *edited_words(own.folder / "words"))
+    [kept] = versions.kept_versions(own, "words").values()
+    before = visible(own.folder)
+    other = contents(words(Store(own.folder.parent / "other"), -2.0))
+    shutil.rmtree(kept)
+    shutil.copytree(own.folder.parent / "other" / "words", kept)
+    with pytest.raises(IntegrityError, match=r"another words 0\.1\.0"):
+        versions.undo("words")
+    assert visible(own.folder) == before
+    assert contents(kept) == other
+
+
+def test_a_factor_that_changed_during_the_edit_is_not_superseded(own: Store) -> None:
+    card, _ = edited_words(words(own, -1.0))
+    change = card.changes[0].model_copy(update={"sha256": digest_of(own.folder / "words")})
+    before = contents(words(own, -2.0))
+    with pytest.raises(InputError, match="changed while it was being edited"):
+        versions.save_edit(own.folder / "words", card.model_copy(update={"changes": (change,)}), None)
+    assert contents(own.folder / "words") == before
+
+
+def test_what_is_superseded_is_kept(own: Store) -> None:
+    first = contents(words(own, -1.0))
+    versions.supersede(own, Manifest(name="words", settings=LexiconSettings(phrases={"ill": -1.0})))
+    assert [contents(path) for path in versions.kept_versions(own, "words").values()] == [first]
+    (own.folder / "words" / store.MANIFEST).write_text("{")
+    versions.supersede(own, Manifest(name="words", settings=LexiconSettings(phrases={"sad": -1.0})))
+    assert len(versions.kept_versions(own, "words")) == 1, "nothing can be kept of what cannot be read"
+
+
+def test_numbers_of_thousands_of_digits_are_no_versions(own: Store) -> None:
+    words(own, -1.0)
+    folder = own.folder / store.VERSIONS / "words" / f"{'1' * 200}.0.0"
+    folder.mkdir(parents=True)
+    assert versions.kept_versions(own, "words") == {}
+    manifest, tensors = edited_toxic()
+    change = Change(version=f"{'1' * 5000}.0.0", what="allow 'kill'")
+    own.save(manifest.model_copy(update={"changes": (change,)}), tensors)
+    with pytest.raises(IntegrityError, match="three numbers"):
+        versions.undo("toxic")
 
 
 def test_removing_a_factor_removes_its_versions(own: Store) -> None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from factorlm.algebra import PAD
+from factorlm.inference import draw as drawing
 from factorlm.inference.draw import Sampling, draw, generator_of, proposal
 
 FALSE_ALARM = 1e-6
@@ -202,3 +203,21 @@ def test_randomness_belongs_to_seed_prompt_and_sample() -> None:
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Sampling(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mass", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("step", [0.0, 0.25, 2.0])
+def test_nucleus_without_sorting_is_that_with_sorting(
+    mass: float, step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, also with many equal probabilities, as coarse number formats make them, and impossible tokens."""
+    monkeypatch.setattr(drawing, "MOST_SORTED", 16)
+    generator = torch.Generator().manual_seed(0)
+    logit_BV = torch.randn(64, 80, generator=generator) * torch.linspace(0.1, 8, 64)[:, None]
+    if step:
+        logit_BV = (logit_BV / step).round() * step
+    logit_BV[torch.rand(64, 80, generator=generator) < 0.2] = -torch.inf
+    log_prob_BV = logit_BV.log_softmax(-1)
+    slow_BV = drawing._keep_until(log_prob_BV, -log_prob_BV, mass)
+    assert torch.equal(drawing._keep_most_probable(log_prob_BV, mass), slow_BV)
+    assert len(set((slow_BV > -torch.inf).sum(1).tolist())) > 2

@@ -12,7 +12,7 @@ from factorlm.algebra import PAD, Factor, LocalProduct, Term, flatten, log_norma
 from factorlm.factors import bind, contrast, lexicon, prompt
 from factorlm.factors.head import Head
 from factorlm.factors.headed import fuse
-from factorlm.inference.reading import BLOCK_TOKENS, Reading, read
+from factorlm.inference.reading import BLOCK_TOKENS, Reading, read, read_base
 from factorlm.models import CausalLM
 from factorlm.models.table import Table, random_table
 from factorlm.text import letters
@@ -278,3 +278,17 @@ def test_shape_where_tokens_are_impossible_or_tie() -> None:
     tied = read(fixed * constant(1, 1, 1, 1, 0), prefix_BT, text_BT, with_shape=True)
     assert tied.is_top_BT is not None
     assert tied.is_top_BT.tolist() == [[True, True], [False, False]]
+
+
+def test_the_base_alone_is_read_as_within_the_product(mixed: Factor, text_BT: Tensor, found: Reading) -> None:
+    alone = read_base(LocalProduct(mixed), PREFIX_BT, text_BT)
+    assert alone.names == found.names
+    assert torch.equal(alone.exponents_BK, found.exponents_BK)
+    close(alone.base_log_prob_BT, found.base_log_prob_BT)
+    bare = read_base(terms_base(mixed), PREFIX_BT, text_BT)
+    assert bare.names == ()
+    assert bare.exponents_BK.shape == (3, 0)
+
+
+def terms_base(product: Factor) -> Factor:
+    return merge(flatten(product))[0].as_factor()

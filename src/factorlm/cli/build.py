@@ -15,7 +15,9 @@ Data = Annotated[Path | None, typer.Option("--data", help="Folder of data sets (
 Out = Annotated[Path | None, typer.Option("--out", help="Store to put them into (default: your own).")]
 Model = Annotated[str, typer.Option("--model", help="Name, folder or hub name of the encoder.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of training and of what is drawn.")]
-Force = Annotated[bool, typer.Option("--force", help="Also where the recipe's factor is there already.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Also where it is there already, or is another factor, which is kept.")
+]
 
 
 def build(
@@ -53,7 +55,7 @@ def _build(recipes: list[Recipe], data: Path | None, out: Path | None, model: st
     from factorlm.errors import UnknownNameError
     from factorlm.evaluation.corpora import DataFolder
     from factorlm.factors.build import build as build_factor
-    from factorlm.factors.build import is_made
+    from factorlm.factors.build import check_replaceable, is_made
     from factorlm.factors.store import Store, default_stores
     from factorlm.models.loading import load_model
 
@@ -63,6 +65,9 @@ def _build(recipes: list[Recipe], data: Path | None, out: Path | None, model: st
     for part in sorted({part for recipe in heads for part in recipe.parts}):
         if not folder.has(part):
             raise UnknownNameError.of(f"data set in {folder.folder}", part, folder.parts())
+    for recipe in recipes:
+        if not force:
+            check_replaceable(store, recipe)  # before hours of training
     lm = load_model(model) if heads else None
     with progress() as report:
         for number, recipe in enumerate(recipes):
@@ -70,10 +75,10 @@ def _build(recipes: list[Recipe], data: Path | None, out: Path | None, model: st
             if not force and is_made(store, recipe, lm):
                 continue
             start = time.perf_counter()
-            built = build_factor(lm, recipe, folder.either, store, seed=seed, report=report)
+            built = build_factor(lm, recipe, folder.either, store, replace=force, seed=seed, report=report)
             calibration = built.manifest.calibration
             evidence = f"held-out AUC {calibration.dev_auc:.3f}, " if calibration else ""
             seconds = f"{time.perf_counter() - start:.0f} s"
             console.print(f"[bold]{recipe.name}[/bold] {evidence}{seconds}", soft_wrap=True)
         report("factors", len(recipes), len(recipes))
-    console.print(f"{len(recipes)} factors are in {store.folder}", soft_wrap=True)
+    console.print(f"{len(recipes)} factors are in {store.folder}", markup=False, soft_wrap=True)

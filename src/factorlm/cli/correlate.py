@@ -91,7 +91,7 @@ def correlate(
     lm = load_model(model, dtype=dtype)
     bound = [bind(one, lm) for one in unbound]
     if residual is not None:
-        _save_residual(lm, names, bound, residual)
+        _check_heads(names, bound)
     exponents = [_exponent(lm, one, fader) for one, fader in zip(bound, wanted, strict=True)]
     texts = texts_of(lm, lines) if lines is not None else None
     with progress() as report:
@@ -101,6 +101,8 @@ def correlate(
             if decorrelate
             else None
         )
+    if residual is not None:  # only once nothing can fail any more
+        _save_residual(lm, names, bound, residual)
     if as_json:
         for line in _objects(found, exponents, refit, threshold):
             print_json(line)
@@ -152,22 +154,27 @@ def _exponent(lm: CausalLM, factor: Factor, fader: faders.Fader | None) -> float
         return 1.0  # a ban, whose exponent changes nothing
 
 
+def _check_heads(names: list[str], bound: list[Factor]) -> None:
+    from factorlm.errors import InputError
+    from factorlm.factors import Head
+
+    other = next((name for name, one in zip(names, bound, strict=True) if not isinstance(one, Head)), None)
+    if other is not None:
+        raise InputError(f"a residual is made of heads, got {other!r}, which is none; leave it out")
+
+
 def _save_residual(lm: CausalLM, names: list[str], bound: list[Factor], new: str) -> None:
     from factorlm.cli.terminal import notes
-    from factorlm.errors import InputError
     from factorlm.factors import Head
     from factorlm.factors.residual import residual_head, residual_manifest
     from factorlm.factors.store import default_stores, folder_of, read_manifest
 
     heads = [one for one in bound if isinstance(one, Head)]
-    if len(heads) < len(bound):
-        other = next(name for name, one in zip(names, bound, strict=True) if not isinstance(one, Head))
-        raise InputError(f"a residual is made of heads, got {other!r}, which is none; leave it out")
     head, taken_out = residual_head(lm, heads[-1], heads[:-1], new)
     *others, last = (read_manifest(folder_of(name)) for name in names)
     manifest, tensors = residual_manifest(head, taken_out, last, others)
     folder = default_stores()[0].save(manifest, tensors)
-    notes.print(f"{new} is in {folder}: {manifest.origin}", soft_wrap=True)
+    notes.print(f"{new} is in {folder}: {manifest.origin}", markup=False, soft_wrap=True)
 
 
 def _objects(found: Dependence, exponents: list[float], refit: Refit | None, threshold: float) -> list[dict[str, Any]]:

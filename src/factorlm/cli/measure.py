@@ -28,13 +28,17 @@ def measure(
     Example: factorlm factor measure sunny --judge sentiment --label positive
 
     With texts instead of a judge, a classifier of sentence vectors is learned from them; take texts that the factor
-    did not learn from. A factor of the package is copied into your own store first.
+    did not learn from. The card is a new version of the factor, in your own store; factorlm factor edit NAME --undo
+    brings the old one back.
     """
     from factorlm.cli.terminal import console, progress
     from factorlm.errors import InputError
     from factorlm.factors import Head, bind, factor
+    from factorlm.factors.manifest import Change
     from factorlm.factors.response import measure_response
+    from factorlm.factors.seal import digest_of
     from factorlm.factors.store import WEIGHTS, default_stores, folder_of, read_manifest, verify
+    from factorlm.factors.versions import check_own, next_version, save_edit
     from factorlm.models.loading import load_model
 
     folder = folder_of(name)
@@ -42,6 +46,8 @@ def measure(
     verify(folder, manifest)
     if manifest.kind != "head" or manifest.encoder is None:
         raise InputError(f"dose and response of a head can be measured, got {manifest.name!r}, a {manifest.kind}")
+    check_own(folder, manifest.name)
+    digest = digest_of(folder)
     verdict, judge_name, accuracy = _judge(manifest.name, judge, label, positive, negative, table)
     lm = load_model(manifest.encoder.name)
     head = bind(factor(name), lm)
@@ -54,11 +60,16 @@ def measure(
         raise InputError(f"{manifest.name!r} has no strength: it moves the model nowhere; train it anew")
     import safetensors.torch
 
-    store = default_stores()[0]
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
-    store.save(manifest.model_copy(update={"response": response}), tensors, replace=True)
+    change = Change(version=manifest.version, what=f"measured by {judge_name}", sha256=digest)
+    measured = {
+        "version": next_version(default_stores()[0], manifest),
+        "changes": (*manifest.changes, change),
+        "response": response,
+    }
+    save_edit(folder, manifest.model_copy(update=measured), tensors)
     doses = ", ".join(f"{d.rate:.0%} at {d.strength:+g}" if d.strength else f"{d.rate:.0%}" for d in response.doses)
-    console.print(f"[bold]{manifest.name}[/bold]: {doses}", soft_wrap=True)
+    console.print(f"[bold]{manifest.name}[/bold] {measured['version']}: {doses}", soft_wrap=True)
     console.print(f"see: factorlm factor show {manifest.name}; now --target {manifest.name}=RATE can be asked for")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from factorlm.algebra import PAD, pad_right
 from factorlm.errors import InputError, IntegrityError
+from factorlm.evaluation import clock
 from factorlm.evaluation.rivals.twins import as_language_model, twin
 from factorlm.factors.features import Report, quiet, tokenized
 from factorlm.files import write_whole
@@ -31,6 +31,7 @@ from factorlm.models import CausalLM
 from factorlm.settings import Config
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises; after that it falls to zero
+POOL = 16  # batches of texts that are sorted by length together
 LARGEST_GRADIENT = 1.0  # norm to which gradients are clipped
 
 
@@ -196,7 +197,7 @@ class Tuned:
     Attributes:
         adapter: its numbers.
         losses: of each step, in nats per token.
-        seconds: that the training took.
+        seconds: that the training took, of the processor; see `clock`.
     """
 
     adapter: Adapter
@@ -226,7 +227,7 @@ def train_lora(
     Raises:
         InputError: if there are no texts, or no such layers.
     """
-    start = time.perf_counter()
+    start = clock.seconds(lm.device)
     rows = [[*lm.start_ids, *row] for row in tokenized(lm, texts) if row]
     if not rows:
         raise InputError("texts to train on are needed, got none with a token in it")
@@ -236,11 +237,8 @@ def train_lora(
     for weight in weights:
         weight.requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
-    batches = [
-        batch
-        for _ in range(settings.epochs)
-        for batch in torch.randperm(len(rows), generator=generator).split(settings.batch_texts)
-    ]
+    lengths = [len(row) for row in rows]
+    batches = [b for _ in range(settings.epochs) for b in shuffled(lengths, settings.batch_texts, generator)]
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, len(batches)))
     losses = []
@@ -259,7 +257,16 @@ def train_lora(
         {name: layer.down_RI.detach().clone() for name, layer in layers.items()},
         {name: layer.up_OR.detach().clone() for name, layer in layers.items()},
     )
-    return Tuned(adapter, tuple(losses), time.perf_counter() - start)
+    return Tuned(adapter, tuple(losses), clock.seconds(lm.device) - start)
+
+
+def shuffled(lengths: Sequence[int], size: int, generator: torch.Generator) -> list[Tensor]:
+    """Numbers of texts in random batches, each of about equal length, so that little of a batch is filled up."""
+    batches: list[Tensor] = []
+    for pool in torch.randperm(len(lengths), generator=generator).split(POOL * size):
+        length_of = torch.tensor([lengths[i] for i in pool])
+        batches += pool[length_of.argsort(stable=True)].split(size)
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
 
 def _rate(step: int, num_steps: int) -> float:

@@ -26,6 +26,7 @@ from factorlm.factors.head import Head, HeadWeights, UnboundHead
 from factorlm.factors.least_change import Surroundings, least_change, wordings
 from factorlm.factors.manifest import Change, LexiconSettings, Manifest
 from factorlm.factors.phrases import edited_phrases
+from factorlm.factors.seal import digest_of
 from factorlm.factors.strength import StrengthMap
 from factorlm.factors.unbound import bind
 from factorlm.factors.wordlist import UnboundLexicon
@@ -136,7 +137,14 @@ def edit(
     ]
     if manifest.calibration is not None:
         done.append("the calibration is from before")
-    change = Change(version=manifest.version, what="; ".join(done))
+    change = Change(
+        version=manifest.version,
+        what="; ".join(done),
+        allow=tuple(allow),
+        forbid=tuple(forbid),
+        boost=boost,
+        sha256=digest_of(folder),
+    )
     version = versions.next_version(store.default_stores()[0], manifest)
     edited: dict[str, object] = {
         "version": version,
@@ -171,8 +179,13 @@ def check_kind(folder: Path) -> Manifest:
 
 def history(manifest: Manifest) -> dict[str, str]:
     """What edits did last to each word: allow, forbid or boost."""
-    actions = (found for change in manifest.changes for found in _ACTION.finditer(change.what))
-    return {ast.literal_eval(found[2]): found[1] for found in actions}
+    found: dict[str, str] = {}
+    for change in manifest.changes:
+        for action, words in (("allow", change.allow), ("forbid", change.forbid), ("boost", change.boost)):
+            found |= dict.fromkeys(words, action)
+        if not (change.allow or change.forbid or change.boost):  # of an older release, which wrote them as prose
+            found |= {ast.literal_eval(match[2]): match[1] for match in _ACTION.finditer(change.what)}
+    return found
 
 
 def check_words(allow: Sequence[str], forbid: Sequence[str], boost: Mapping[str, float]) -> None:

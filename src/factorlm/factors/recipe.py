@@ -117,7 +117,9 @@ class Texts(Config):
             if self.column not in row:
                 raise InputError(f"{self.part} has columns {', '.join(row)}, got {self.column!r}; mend the recipe")
             if row[self.column] == []:
-                raise InputError(f"{self.part} has an empty list as {self.column!r} in a row; leave it out with `where`")
+                raise InputError(
+                    f"{self.part} has an empty list as {self.column!r} in a row; leave it out with `where`"
+                )
         cells = [row[self.column] for row in chosen]
         whole = [str(cell[0] if isinstance(cell, list) else cell) for cell in cells]
         if self.is_tokenised:

@@ -27,14 +27,16 @@ def digest_of(folder: Path) -> str:
         return file_sha256(folder / "factor.json")
     except OSError as error:
         reason = error.strerror or error
-        raise IntegrityError(f"{folder} is no factor: factor.json cannot be read ({reason})") from None
+        raise IntegrityError(
+            f"{folder} is no factor: factor.json cannot be read ({reason}); install it again"
+        ) from None
 
 
 def seal(folder: Path) -> None:
     """Write the checksums of all files of a folder into its seal.
 
     Raises:
-        IntegrityError: if something in it is not a plain file.
+        IntegrityError: if something in it is not a plain file, or cannot be read.
         OSError: if the folder cannot be written.
     """
     write_whole(folder / SEAL, "".join(_lines(folder)))
@@ -70,16 +72,24 @@ def plain_files(folder: Path) -> list[str]:
     """Names of the files in a folder, sorted.
 
     Raises:
-        IntegrityError: if there is a link, a folder or a device among them.
+        IntegrityError: if there is a link, a folder or a device among them, or they cannot be listed.
     """
-    paths = sorted(folder.iterdir())
-    for path in paths:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise IntegrityError(f"{path} is a link or a folder; a factor has plain files only; remove it")
+    try:
+        paths = sorted(folder.iterdir())
+        for path in paths:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise IntegrityError(f"{path} is a link or a folder; a factor has plain files only; remove it")
+    except OSError as error:
+        raise IntegrityError(f"{folder} cannot be read: {error.strerror or error}; see to its rights") from None
     return [path.name for path in paths]
 
 
 def _lines(folder: Path) -> Iterator[str]:
     for name in plain_files(folder):
-        if name != SEAL:
+        if name == SEAL:
+            continue
+        try:
             yield f"{file_sha256(folder / name)}  {name}\n"
+        except OSError as error:
+            reason = error.strerror or error
+            raise IntegrityError(f"{folder / name} cannot be read: {reason}; see to its rights") from None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +13,10 @@ import platformdirs
 from pydantic import ValidationError
 
 from factorlm.errors import InputError, IntegrityError, UnknownNameError
+from factorlm.factors import kinds
 from factorlm.factors.manifest import NAME_PATTERN, Manifest
 from factorlm.factors.seal import seal
-from factorlm.files import write_whole_folder
+from factorlm.files import recover_folders, remove_folder, write_whole_folder
 from factorlm.models.download import file_sha256
 from factorlm.settings import explain_validation
 
@@ -26,7 +25,9 @@ if TYPE_CHECKING:
 
     from factorlm.factors.unbound import Unbound
 
-MANIFEST, WEIGHTS = "factor.json", "weights.safetensors"
+KINDS = kinds.KINDS  # how each kind is loaded
+MANIFEST, WEIGHTS = "factor.json", kinds.WEIGHTS
+MAX_CARD_BYTES = 2**20  # of factor.json; a lexicon of some 40 000 phrases
 VERSIONS = ".versions"  # in a store: NAME/VERSION of factors that were edited
 SHELF = Path(__file__).parent / "shelf"  # the factors that the package ships
 PICKLE_SIGNS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")  # plain, and as torch.save zips it
@@ -41,9 +42,16 @@ class Store:
 
     def names(self) -> list[str]:
         """Names of the factors in it, sorted."""
-        if not self.folder.is_dir():
-            return []
-        found = (path.parent.name for path in self.folder.glob(f"*/{MANIFEST}"))
+        try:
+            if not self.folder.is_dir():
+                return []
+            recover_folders(self.folder)
+            found = [path.parent.name for path in self.folder.glob(f"*/{MANIFEST}")]
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(
+                f"{self.folder} cannot be read: {reason}; see to its rights, or set FACTORLM_STORE"
+            ) from None
         return sorted(name for name in found if not name.startswith("."))
 
     def check_name(self, name: str, *, replace: bool = False) -> None:
@@ -62,11 +70,16 @@ class Store:
         """Write a factor; with `replace` an existing one of that name is superseded in one step.
 
         Raises:
-            InputError: if there is one already and `replace` is not set.
+            InputError: if there is one already and `replace` is not set, or it could not be read again.
         """
         import safetensors.torch
 
         self.check_name(manifest.name, replace=replace)
+        for key, tensor in (tensors or {}).items():
+            if not tensor.isfinite().all():
+                raise InputError(
+                    f"{manifest.name}: finite numbers are needed as weights, got others in {key}; not saved"
+                )
         target = self.folder / manifest.name
 
         def write(folder: Path) -> None:
@@ -76,6 +89,11 @@ class Store:
                 files[WEIGHTS] = file_sha256(folder / WEIGHTS)
             complete = manifest.model_copy(update={"files": files})
             (folder / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            try:
+                read_manifest(folder)
+            except IntegrityError as error:  # better now than when it is needed, with the old one gone
+                said = str(error).removeprefix(f"{folder / MANIFEST}: ")
+                raise InputError(f"{manifest.name} is not saved, as it could not be read again: {said}") from None
             seal(folder)
 
         try:
@@ -90,19 +108,16 @@ class Store:
 
         Raises:
             UnknownNameError: if it is not in this store.
+            InputError: if the store cannot be written.
         """
         if name not in self.names():
             raise UnknownNameError.of("factor of your own", name, self.names())
         for folder in (self.folder / name, self.folder / VERSIONS / name):
-            if folder.is_dir():
-                discard(folder)
-
-
-def discard(folder: Path) -> None:
-    """Take a folder away in one step."""
-    doomed = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
-    os.replace(folder, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+            try:
+                if folder.is_dir():
+                    remove_folder(folder)
+            except OSError as error:
+                raise InputError(f"{folder} cannot be removed: {error.strerror or error}; see to its rights") from None
 
 
 def default_stores() -> list[Store]:
@@ -116,15 +131,20 @@ def folder_of(name: str) -> Path:
 
     Raises:
         UnknownNameError: if there is none; near names are listed.
+        InputError: if the path cannot be looked at.
         IntegrityError: if the path is a pickle.
     """
     path = Path(name)
-    if path.suffix in PICKLE_SUFFIXES and path.is_file():
-        raise IntegrityError(
-            f"a factor folder with safetensors is needed, got {name}, a pickle, which can run code; not read"
-        )
-    if os.sep in name and path.is_dir():
-        return path
+    try:
+        if path.suffix in PICKLE_SUFFIXES and path.is_file():
+            raise IntegrityError(
+                f"a factor folder with safetensors is needed, got {name}, a pickle, which can run code; not read"
+            )
+        if os.sep in name and path.is_dir():
+            return path
+    except (OSError, ValueError) as error:  # a name too long, a folder that is locked, a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"a factor's name or folder is needed, got {name[:80]!r}: {reason}; check it") from None
     known = {n: store.folder / n for store in reversed(default_stores()) for n in store.names()}
     if name not in known:
         raise UnknownNameError.of("factor", name, known, "factorlm factor list shows all")
@@ -132,13 +152,24 @@ def folder_of(name: str) -> Path:
 
 
 def manifests() -> Iterator[tuple[Path, Manifest]]:
-    """Every factor that can be named, with its folder; the user's own come before those of the shelf."""
+    """Every factor that can be named and read, with its folder; the user's own come before those of the shelf."""
+    for folder, found in entries():
+        if isinstance(found, Manifest):
+            yield folder, found
+
+
+def entries() -> Iterator[tuple[Path, Manifest | IntegrityError]]:
+    """Every factor that can be named, with its folder, and its card or why that cannot be read."""
     seen = set()
     for store in default_stores():
         for name in store.names():
-            if name not in seen:
-                seen.add(name)
+            if name in seen:
+                continue
+            seen.add(name)
+            try:
                 yield store.folder / name, read_manifest(store.folder / name)
+            except IntegrityError as error:
+                yield store.folder / name, error
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -148,7 +179,13 @@ def read_manifest(folder: Path) -> Manifest:
         IntegrityError: if it is missing or broken.
     """
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        with (folder / MANIFEST).open("rb") as file:
+            content = file.read(MAX_CARD_BYTES + 1)
+        if len(content) > MAX_CARD_BYTES:
+            raise IntegrityError(
+                f"{folder / MANIFEST} is too large: at most {MAX_CARD_BYTES:,} bytes are read; not used"
+            )
+        return Manifest.model_validate_json(content.decode("utf-8"))
     except FileNotFoundError:
         raise IntegrityError(
             f"{folder} is no factor: it has no {MANIFEST}; train one with factorlm factor train"
@@ -183,14 +220,17 @@ def verify_weights(path: Path, expected: str, remedy: str) -> None:
         remedy: what to do if it is not as it should be.
 
     Raises:
-        IntegrityError: if it is missing, changed, or a pickle.
+        IntegrityError: if it is missing, changed, a pickle, or cannot be read.
     """
-    if not path.is_file():
-        raise IntegrityError(f"{path} is missing; {remedy}")
-    with path.open("rb") as file:
-        if file.read(4).startswith(PICKLE_SIGNS):
-            raise IntegrityError(f"{path} is a pickle, which can run code, not safetensors; not read")
-    found = file_sha256(path)
+    try:
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing; {remedy}")
+        with path.open("rb") as file:
+            if file.read(4).startswith(PICKLE_SIGNS):
+                raise IntegrityError(f"{path} is a pickle, which can run code, not safetensors; not read")
+        found = file_sha256(path)
+    except OSError as error:
+        raise IntegrityError(f"{path} cannot be read: {error.strerror or error}; {remedy}") from None
     if found != expected:
         raise IntegrityError(f"{path} is corrupted: sha256 should be {expected[:12]}…, is {found[:12]}…; {remedy}")
 
@@ -206,61 +246,3 @@ def load(name: str) -> Unbound:
     manifest = read_manifest(folder)
     verify(folder, manifest)
     return KINDS[manifest.kind](manifest, folder)
-
-
-def _head(manifest: Manifest, folder: Path) -> Unbound:
-    import safetensors
-    import safetensors.torch
-
-    from factorlm.factors.head import HeadWeights, UnboundHead
-
-    if WEIGHTS not in manifest.files:
-        raise IntegrityError(f"{folder / MANIFEST} has no sha256 of {WEIGHTS}; install the factor again")
-    try:
-        found = safetensors.torch.load_file(folder / WEIGHTS)
-        weights = HeadWeights(found["bias"], found["up"], found["down"])
-    except (OSError, KeyError, safetensors.SafetensorError) as error:
-        raise IntegrityError(
-            f"{folder / WEIGHTS} cannot be read as a head ({error}); install the factor again"
-        ) from None
-    if manifest.encoder is None:
-        raise IntegrityError(f"{folder} does not say for which encoder it was made; install the factor again")
-    width, rank = manifest.encoder.width, getattr(manifest.settings, "rank", 0)
-    shapes = tuple(tuple(t.shape) for t in (weights.bias_D, weights.up_DR, weights.down_RD))
-    if shapes != ((width,), (width, rank), (rank, width)):
-        raise IntegrityError(
-            f"{folder / WEIGHTS}: a head of width {width} and rank {rank} is needed, got shapes {shapes}; install again"
-        )
-    return UnboundHead(manifest.name, manifest.strengths, weights, manifest.encoder)
-
-
-def _lexicon(manifest: Manifest, folder: Path) -> Unbound:
-    from factorlm.factors.manifest import LexiconSettings
-    from factorlm.factors.wordlist import UnboundLexicon
-
-    assert isinstance(manifest.settings, LexiconSettings)
-    return UnboundLexicon.from_settings(manifest.name, manifest.strengths, manifest.settings)
-
-
-def _prompt(manifest: Manifest, folder: Path) -> Unbound:
-    from factorlm.factors.manifest import PromptSettings
-    from factorlm.factors.prompt import UnboundPrompt
-
-    assert isinstance(manifest.settings, PromptSettings)
-    return UnboundPrompt(manifest.name, manifest.strengths, manifest.settings.instruction)
-
-
-def _contrast(manifest: Manifest, folder: Path) -> Unbound:
-    from factorlm.factors.contrast import UnboundContrast
-    from factorlm.factors.manifest import ContrastSettings
-
-    assert isinstance(manifest.settings, ContrastSettings)
-    return UnboundContrast(manifest.name, manifest.strengths, manifest.settings.expert, manifest.settings.anti_expert)
-
-
-KINDS: dict[str, Callable[[Manifest, Path], Unbound]] = {
-    "head": _head,
-    "lexicon": _lexicon,
-    "prompt": _prompt,
-    "contrast": _contrast,
-}

@@ -15,6 +15,8 @@ from torch import Tensor
 from factorlm.algebra import PAD, log_normalize
 from factorlm.settings import Config
 
+MOST_SORTED = 2048  # tokens: they hold the usual mass of nucleus sampling in most rows; the others are sorted whole
+
 
 class Sampling(Config):
     """How tokens are drawn from next-token distributions. The default draws from the distribution as it is.
@@ -62,7 +64,7 @@ def proposal(log_prob_BV: Tensor, sampling: Sampling, read_BT: Tensor | None = N
         least_B1 = log_prob_BV.topk(sampling.top_k).values[:, -1:]
         log_prob_BV = _keep(log_prob_BV, log_prob_BV >= least_B1)
     if sampling.top_p < 1:
-        log_prob_BV = _keep_until(log_prob_BV, -log_prob_BV, sampling.top_p)
+        log_prob_BV = _keep_most_probable(log_prob_BV, sampling.top_p)
     if sampling.typical_p < 1:
         prob_BV = log_prob_BV.exp()
         entropy_B1 = -torch.where(prob_BV > 0, prob_BV * log_prob_BV, 0.0).sum(-1, keepdim=True)
@@ -108,3 +110,23 @@ def _keep_until(log_prob_BV: Tensor, cost_BV: Tensor, mass: float) -> Tensor:
     before_BV = sorted_BV.cumsum(-1) - sorted_BV
     kept_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(1, order_BV, before_BV < mass)
     return _keep(log_prob_BV, kept_BV)
+
+
+def _keep_most_probable(log_prob_BV: Tensor, mass: float) -> Tensor:
+    """The same as `_keep_until` by falling probability, without sorting the vocabulary where few tokens hold the mass.
+
+    Of tokens with the probability at which the set ends, those of lowest number stay, as a stable sort has it.
+    """
+    top_BK = log_prob_BV.topk(min(MOST_SORTED, log_prob_BV.shape[-1])).values
+    prob_BK = top_BK.exp()
+    before_BK = prob_BK.cumsum(-1) - prob_BK
+    is_kept_BK = before_BK < mass
+    least_B1 = top_BK.gather(1, is_kept_BK.sum(-1, keepdim=True) - 1)
+    ties_B1 = (is_kept_BK & (top_BK == least_B1)).sum(-1, keepdim=True)
+    is_tied_BV = log_prob_BV == least_B1
+    kept_BV = (log_prob_BV > least_B1) | (is_tied_BV & (is_tied_BV.cumsum(-1) <= ties_B1))
+    found_BV = _keep(log_prob_BV, kept_BV)
+    is_short_B = is_kept_BK[:, -1]  # the set may go on
+    if top_BK.shape[1] < log_prob_BV.shape[1] and bool(is_short_B.any()):
+        found_BV[is_short_B] = _keep_until(log_prob_BV[is_short_B], -log_prob_BV[is_short_B], mass)
+    return found_BV

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -113,6 +113,22 @@ def read(
         joined([part.entropy for part in parts]) if with_shape else None,
         joined([part.is_top for part in parts]).bool() if with_shape else None,
     )
+
+
+def read_base(factor: Factor, prefix_BT: Tensor, text_BT: Tensor) -> Reading:
+    """The part of a reading that needs the base alone: its factors are named, but not asked; log_prob_BT is the base's.
+
+    Args:
+        factor: a product, or its local product; its first term is the base.
+        prefix_BT: what stands before the texts, filled on the left with PAD.
+        text_BT: the texts, filled on the right with PAD.
+    """
+    base, *terms = merge(flatten(factor.base if isinstance(factor, LocalProduct) else factor))
+    reading = read(base.as_factor(), prefix_BT, text_BT)
+    if not terms:
+        return reading
+    exponent_BK = stack_exponents([t.exponent for t in terms], text_BT.shape[0], reading.exponents_BK.device)
+    return replace(reading, names=tuple(names_of(terms)), exponents_BK=exponent_BK)
 
 
 class _Found(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from factorlm.algebra import pad_left, pad_right
 from factorlm.inference.explanation import Explanation
 from factorlm.inference.local import Event, Row, sample_local
-from factorlm.inference.reading import read
+from factorlm.inference.reading import read, read_base
 from factorlm.inference.results import Response
 
 if TYPE_CHECKING:
@@ -43,11 +43,9 @@ class Stream(Iterator[Event]):
         """The finished responses, in the order of the prompts."""
         rows = self.rows
         with torch.inference_mode():
-            reading = read(
-                self._factor,
-                pad_left([row.prompt_ids for row in rows]),
-                pad_right([row.token_ids for row in rows]),
-                with_contributions=explain,
+            texts = pad_left([row.prompt_ids for row in rows]), pad_right([row.token_ids for row in rows])
+            reading = (
+                read(self._factor, *texts, with_contributions=True) if explain else read_base(self._factor, *texts)
             )
         return [
             Response(

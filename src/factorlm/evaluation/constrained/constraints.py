@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlm.errors import InputError
-from factorlm.evaluation.judges import Judge, judges_for
+from factorlm.evaluation.judges import JUDGES, Judge, judges_for
 from factorlm.evaluation.judging import TEXTS, judged
 from factorlm.evaluation.responses import Samples
 from factorlm.evaluation.workbench import Workbench
@@ -92,6 +92,11 @@ def instruction(constraints: Sequence[Constraint]) -> str:
     return f"Write a text that is {listed}."
 
 
+def remembering(examples_of: ExamplesOf) -> ExamplesOf:
+    """The same examples, read once."""
+    return functools.lru_cache(maxsize=None)(examples_of)
+
+
 def split_of(examples_of: ExamplesOf, constraint: Constraint) -> Split:
     """Texts to learn from, and texts held out from heads and fine-tuning alike.
 
@@ -119,6 +124,10 @@ class Examiner(Protocol):
     def num_tests(self) -> int:
         """Test texts that the accuracy rests on."""
 
+    @property
+    def shared(self) -> float:
+        """Share of the head's texts that this learned from too."""
+
     def examine(self, samples: Samples, stage: str) -> Array:
         """1 where a sample meets the constraint, 0 where it does not, nan for one without words, [P, S]."""
 
@@ -130,6 +139,7 @@ class ShelfExaminer:
     bench: Workbench
     constraint: Constraint
     judge: Judge
+    examples_of: ExamplesOf
 
     @property
     def name(self) -> str:
@@ -145,6 +155,16 @@ class ShelfExaminer:
     def num_tests(self) -> int:
         """See Examiner."""
         return self.judge.card.quality[self.judge.card.reference].n
+
+    @functools.cached_property
+    def shared(self) -> float:
+        """See Examiner; none where nobody knows what the judge learned from."""
+        mine = {e.text for e in self.examples_of(self.constraint.factor)}
+        try:
+            sets = [s.read(self.bench.data) for s in JUDGES[self.judge.name].sets] if self.judge.name in JUDGES else []
+        except InputError:  # its texts are not there
+            return 0.0
+        return len(mine & {e.text for texts in sets for e in texts}) / len(mine)
 
     def examine(self, samples: Samples, stage: str) -> Array:
         """See Examiner."""
@@ -169,6 +189,11 @@ class OwnExaminer:
     def num_tests(self) -> int:
         """See Examiner."""
         return len(self.held_out)
+
+    @property
+    def shared(self) -> float:
+        """See Examiner: its texts are held out from the head."""
+        return 0.0
 
     @functools.cached_property
     def accuracy(self) -> float:
@@ -209,5 +234,5 @@ def examiner_of(bench: Workbench, constraint: Constraint, examples_of: ExamplesO
     """The best judge of the shelf that knows the attribute, else one learned from held-out texts."""
     known = judges_for(constraint.factor)
     if known:
-        return ShelfExaminer(bench, constraint, max(known, key=lambda judge: judge.card.accuracy))
+        return ShelfExaminer(bench, constraint, max(known, key=lambda judge: judge.card.accuracy), examples_of)
     return OwnExaminer(bench, constraint, split_of(examples_of, constraint).dev)

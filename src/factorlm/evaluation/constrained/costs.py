@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from factorlm.evaluation import clock
 from factorlm.evaluation.constrained.constraints import Constraint, instruction
 from factorlm.evaluation.constrained.interference import Interference
 from factorlm.evaluation.constrained.sections import Found
 from factorlm.evaluation.constrained.ways import FACTORISED, MONOLITHIC, PROMPT, Work
 from factorlm.evaluation.document import Cell, Column, Section, Table
-from factorlm.factors import Head, bind, factor
+from factorlm.factors import Head, advantage, bind, factor
+from factorlm.factors.examples import Example, fingerprint, split
+from factorlm.factors.features import LONGEST_TEXT, encode
+from factorlm.factors.rollouts import rollouts
+from factorlm.factors.store import folder_of, read_manifest
 from factorlm.factors.training import Description, train_head
 
 
@@ -38,7 +43,6 @@ def measure_costs(found: Found, counts: Sequence[int], changes: Interference | N
     num_encoder = sum(weight.numel() for weight in work.lm.model.parameters())
     sizes = [_num_parameters(bind(factor(c.factor), work.lm)) for c in found.constraints]
     trained = _retraining(work, found.constraints[0], head_texts)
-    fader = _seconds_of_a_fader(work, found.made[counts[-1]].composition.exponents)
     rows: list[tuple[Cell, ...]] = []
     for k in counts:
         monolith = found.made[k].monolith
@@ -62,20 +66,21 @@ def measure_costs(found: Found, counts: Sequence[int], changes: Interference | N
     )
     note = (
         f"A head was trained here on {trained.num_texts} texts of {found.constraints[0].factor}, calibration included; "
-        f"K heads count K times that. Turning a constraint down, off or round needs no training: its exponent is "
-        f"exchanged in {1000 * fader:.1f} ms. The fine-tuned model learned from {work.writing.texts} texts of each "
-        f"constraint in {work.writing.lora.epochs} passes, and learns from all of them again when one constraint "
-        "changes. Seconds are those of the run that trained, on its machine."
+        f"K heads count K times that.{trained.about_own} Turning a constraint down, off or round needs no training: "
+        "its exponent is in force at the next token. The fine-tuned model learned from "
+        f"{work.writing.texts} texts of each constraint in {work.writing.lora.epochs} passes, and learns from all of "
+        "them again when one constraint changes. Seconds are those of the run that trained, on its machine: of all its "
+        "cores together, waiting threads included, on a processor."
     )
     table = Table(title="Costs", columns=columns, rows=tuple(rows), note=note)
     last = counts[-1]
     again = float(np.mean(changes.seconds)) if changes is not None else found.made[last].monolith.seconds
     monolith = found.made[last].monolith
     finding = (
-        f"To change one of {last} constraints takes {1000 * fader:.1f} ms with its fader, {trained.seconds:.0f} s "
-        f"where its head is trained anew ({trained.num_texts} texts), and {again:.0f} s where one model is fine-tuned "
-        f"again ({monolith.num_texts} texts). The heads have {sum(sizes):,} parameters together, "
-        f"{sum(sizes) / num_encoder:.4%} of the encoder's {num_encoder:,}; the fine-tuning trains "
+        f"To change one of {last} constraints takes no training with its fader, which is in force at the next token; "
+        f"{trained.seconds:.0f} s where its head is trained anew ({trained.num_texts} texts); and {again:.0f} s where "
+        f"one model is fine-tuned again ({monolith.num_texts} texts). The heads have {sum(sizes):,} parameters "
+        f"together, {sum(sizes) / num_encoder:.4%} of the encoder's {num_encoder:,}; the fine-tuning trains "
         f"{monolith.adapter.num_parameters:,}."
     )
     return Costs(
@@ -85,46 +90,73 @@ def measure_costs(found: Found, counts: Sequence[int], changes: Interference | N
 
 @dataclass(frozen=True)
 class _Retraining:
-    """How long a head took, on how many texts."""
+    """How long a head took, in seconds of the processor, on how many texts.
+
+    Attributes:
+        seconds: without the model's own texts, which are written once for all heads.
+        num_texts: with labels.
+        num_own: texts of the model's own.
+        seconds_own: that writing these took; None where they had been written before.
+    """
 
     seconds: float
     num_texts: int
+    num_own: int
+    seconds_own: float | None
+
+    @property
+    def about_own(self) -> str:
+        """A sentence on the model's own texts; nothing if there are none."""
+        if not self.num_own:
+            return ""
+        took = "had been written before" if self.seconds_own is None else f"took {self.seconds_own:.0f} s"
+        return (
+            f" It learned from {self.num_own} texts of the model's own besides; these are written once for all heads, "
+            f"are not counted here, and {took}."
+        )
 
 
 def _retraining(work: Work, constraint: Constraint, most: int) -> _Retraining:
-    """Train the head of a constraint as its recipe does; nothing but the time is kept."""
+    """Train the head of a constraint as it was trained; nothing but the time is kept."""
     examples = list(work.examples_of(constraint.factor))
+    num_own = read_manifest(folder_of(constraint.factor)).data.own_texts
     if most:
         sides = [[e for e in examples if e.is_positive == side][:most] for side in (True, False)]
-        examples = [e for side in sides for e in side]
+        examples, num_own = [e for side in sides for e in side], min(num_own, most)
     bound = bind(factor(constraint.factor), work.lm)
     rank = bound.weights.rank if isinstance(bound, Head) else 0
-    key = {"what": "seconds to train a head", "model": work.base.fingerprint, "factor": constraint.factor,
-           "texts": len(examples), "rank": rank, "seed": work.bench.seed}  # fmt: skip
-
-    def compute() -> float:
-        start = time.perf_counter()
-        train_head(work.lm, examples, Description(constraint.factor), rank=rank, seed=work.bench.seed,
-                   report=work.bench.report)  # fmt: skip
-        return time.perf_counter() - start
-
-    return _Retraining(float(work.bench.cache.get(key, compute)), len(examples))
+    key = {"what": "seconds to train a head", "model": work.base.fingerprint, "texts": fingerprint(examples),
+           "own_texts": num_own, "rank": rank, "seed": work.bench.seed}  # fmt: skip
+    found = work.bench.cache.get(key, lambda: _timed(work, examples, rank, num_own))
+    return _Retraining(num_texts=len(examples), num_own=num_own, **found)
 
 
-def _seconds_of_a_fader(work: Work, exponents: Mapping[str, float]) -> float:
-    """To make the composition with one exponent turned round, from factors that are loaded."""
-    name = next(iter(exponents))
-    key = {"what": "seconds to exchange an exponent", "model": work.base.fingerprint, "exponents": dict(exponents)}
+def _timed(work: Work, examples: list[Example], rank: int, num_own: int) -> dict[str, float | None]:
+    """Seconds of training, as if no text had been read before, and of writing the model's own texts."""
+    lm, report, device = work.lm, work.bench.report, work.lm.device
+    written: list[str] = []
+    start = clock.seconds(device)
+    if num_own:
+        rollouts(lm, num_own, report=lambda stage, done, total: (written.append(stage), report(stage, done, total))[1])
+    seconds_own = clock.seconds(device) - start
+    batches: Counter[int] = Counter()
 
-    def compute() -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            work.base.model.steered(exponents={**exponents, name: -exponents[name]})
-            times.append(time.perf_counter() - start)
-        return float(np.median(times))
+    def counting(stage: str, done: int, total: int) -> None:
+        if stage == "reading texts" and done < total:
+            batches[total] += 1  # texts that were read before are reported at once, as is a single batch
+        report(stage, done, total)
 
-    return float(work.bench.cache.get(key, compute))
+    start = clock.seconds(device)
+    train_head(lm, examples, Description("timed"), rank=rank, own_texts=num_own, seed=work.bench.seed, report=counting)
+    parts = split(examples)
+    read = [(parts.dev, LONGEST_TEXT)]
+    if num_own:
+        read.append((parts.train[: advantage.MOST_TEXTS], advantage.LONGEST))
+    for part, longest in read:
+        if not batches[len(part)]:  # found on disk: what reading takes is added
+            texts = [e.text for e in part]
+            encode(lm, texts, prompts=[""] * len(texts), longest=longest, report=report, keep=False)
+    return {"seconds": clock.seconds(device) - start, "seconds_own": seconds_own if written else None}
 
 
 def _num_parameters(bound: object) -> int:

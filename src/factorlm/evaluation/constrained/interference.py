@@ -1,9 +1,10 @@
-"""Interference: how much the other constraints move when one is changed; and where factors are not independent."""
+"""Interference: how much the other constraints move when one is changed."""
 
-# Axes: C columns, K constraints, P prompts, R resamples.
+# Axes: C columns, K constraints, P prompts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -12,16 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlm.evaluation.constrained.constraints import Constraint
-from factorlm.evaluation.constrained.matching import correlation
 from factorlm.evaluation.constrained.ways import FACTORISED, MONOLITHIC, PROMPT, Condition, Work
+from factorlm.evaluation.diversity import jackknife_interval
 from factorlm.evaluation.document import Block, Cell, Column, Matrix, Section, Table
-from factorlm.evaluation.intervals import LEVEL, RESAMPLES, Estimate, bootstrap, holm, mean_interval, sign_flip_p_value
-from factorlm.factors import bind, factor
+from factorlm.evaluation.intervals import FEWEST_UNITS, Estimate, mean_interval
 
 Array = NDArray[np.float64]
 Change = Literal["flip", "remove"]
 DONE = {"flip": "flipped", "remove": "removed"}
-CORRELATED = 0.5  # from here on, two factors largely say the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,34 +39,61 @@ class Changed:
 
     @property
     def others_PC(self) -> Array:
-        """A column for each pair of a changed constraint and another; prompts without words count as unmoved."""
+        """A column for each pair of a changed constraint and another; nan for a prompt without words."""
         columns = [c for changed, row in self.changes.items() for title, c in row.items() if title != changed]
-        return np.nan_to_num(np.stack(columns, 1))
+        return np.stack(columns, 1)
 
     @property
     def on_others(self) -> Estimate:
-        """Mean size of the change of the rates of the constraints that nobody touched."""
-        return bootstrap(self.others_PC, lambda mean_RC: np.abs(mean_RC).mean(1), seed=self.seed)
+        """Size of the change of the rates that nobody touched: root of the mean square, less what noise adds to it."""
+        square = _jackknifed(mean_square(self.others_PC))
+        ends = {name: None if x is None else max(0.0, x) ** 0.5 for name, x in square.model_dump(exclude={"n"}).items()}
+        return Estimate(**ends, n=square.n)
 
     @property
     def on_itself(self) -> Estimate:
         """Mean change of the rate of the constraint that was changed."""
         return mean_interval(np.nanmean([row[changed] for changed, row in self.changes.items()], 0), seed=self.seed)
 
-    @property
-    def by_chance(self) -> float:
-        """What `on_others` would be if nothing had moved: the mean over random signs of every prompt's change."""
-        sign_RP = np.random.default_rng(self.seed).choice([-1.0, 1.0], size=(RESAMPLES, len(self.others_PC)))
-        return float(np.abs(sign_RP @ self.others_PC / len(self.others_PC)).mean())
-
     def less_than(self, other: Changed) -> Estimate:
-        """`on_others` of another way minus this one's, over the same prompts."""
-        width = self.others_PC.shape[1]
-        both_PC = np.concatenate([self.others_PC, other.others_PC], 1)
-        return bootstrap(
-            both_PC, lambda mean_RC: np.abs(mean_RC[:, width:]).mean(1) - np.abs(mean_RC[:, :width]).mean(1),
-            seed=self.seed,
-        )  # fmt: skip
+        """Mean square of the changes of another way minus this one's, over the same prompts."""
+        theirs, mine = mean_square(other.others_PC), mean_square(self.others_PC)
+        return _jackknifed(Deleted(theirs.value - mine.value, theirs.without_P - mine.without_P))
+
+
+class Deleted(NamedTuple):
+    """A statistic of all prompts, and of all but each of them."""
+
+    value: float
+    without_P: Array
+
+
+def mean_square(change_PC: Array) -> Deleted:
+    """Mean over columns of the squared mean of each, estimated without bias: the square of a mean of noise is not zero.
+
+    Of a column it is mean**2 - variance / P, which is the mean product of two different prompts.
+    """
+    is_there_PC = ~np.isnan(change_PC)
+    known_PC = np.where(is_there_PC, change_PC, 0.0)
+    sum_C, square_C, count_C = known_PC.sum(0), (known_PC**2).sum(0), is_there_PC.sum(0)
+
+    def of(sum_: Array, square: Array, count: Array) -> Array:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            product = (sum_**2 - square) / (count * (count - 1))
+        is_known = count > 1
+        found = np.where(is_known, product, 0.0).sum(-1) / np.maximum(1, is_known.sum(-1))
+        return np.where(is_known.any(-1), found, np.nan)
+
+    without_P = of(sum_C - known_PC, square_C - known_PC**2, count_C - is_there_PC)
+    return Deleted(float(of(sum_C, square_C, count_C)), without_P)
+
+
+def _jackknifed(statistic: Deleted) -> Estimate:
+    """With its interval; for means of products of two prompts it errs on the wide side (Efron and Stein, 1981)."""
+    num_prompts = len(statistic.without_P)
+    if num_prompts < FEWEST_UNITS:
+        return Estimate(value=None if math.isnan(statistic.value) else statistic.value, n=num_prompts)
+    return jackknife_interval(statistic.value, statistic.without_P, num_prompts)
 
 
 class Interference(NamedTuple):
@@ -103,7 +129,7 @@ def measure_interference(
         seconds.append(monolith.seconds)
         after = {
             FACTORISED: work.factorised(exponents, what),
-            MONOLITHIC: work.monolithic(monolith, {name: composition.divergence})[name][0],
+            MONOLITHIC: work.monolithic(monolith, {name: work.divergence(exponents)})[name][0],
             PROMPT: work.prompted(rest, f"{PROMPT}, {what}", target=None)[0],
         }
         for way, condition in after.items():
@@ -118,17 +144,18 @@ def _section(
     by_way: Mapping[str, Changed], constraints: Sequence[Constraint], change: Change, num_prompts: int
 ) -> Section:
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (way, _points(c.on_itself), _points(c.on_others), 100 * c.by_chance) for way, c in by_way.items()
+        (way, points(c.on_itself), points(c.on_others)) for way, c in by_way.items()
     )
     columns = (
         Column(title="way"),
         Column(title="change of the constraint itself (points)", form="+.1f"),
-        Column(title="mean change of the others (points)", form=".1f", best="low"),
-        Column(title="the same by chance alone (points)", form=".1f"),
+        Column(title="size of the change of the others (points)", form=".1f", best="low"),
     )
     note = (
-        "Sizes of changes, so chance alone makes them positive: the last column is what they would be if nothing had "
-        "moved. Interference is what lies above it."
+        "The size is the root of the mean square over the constraints that nobody touched. Sampling noise adds to "
+        "squares whatever moves, and more in a way that varies more, so its share is taken out; zero is no "
+        "interference, and an interval that begins there does not show any. The fine-tuned model is moved as far from "
+        "the base as the factors are after the change."
     )
     blocks: list[Block] = [Table(title="Changing one constraint", columns=columns, rows=rows, note=note)]
     titles = [c.title for c in constraints]
@@ -153,129 +180,17 @@ def _section(
     return Section(title="Interference", lead=lead, blocks=tuple(blocks))
 
 
-class Independence(NamedTuple):
-    """Where the assumption that factors are independent does not hold, in sentences, with the section that shows it.
-
-    Attributes:
-        findings: sentences for the head of the report.
-        interactions: change of a rate that is not the sum of the separate changes, by the two titles, in shares.
-        section: all numbers.
-    """
-
-    findings: tuple[str, ...]
-    interactions: dict[tuple[str, str], Estimate]
-    section: Section
-
-
-def measure_independence(work: Work, constraints: Sequence[Constraint], base: Condition) -> Independence:
-    """Each factor alone, each pair together, and the correlation of the potentials.
-
-    Args:
-        work: writes and examines.
-        constraints: whose pairs are measured; at least two.
-        base: texts of the base model.
-    """
-    titles = [c.title for c in constraints]
-    exponents = work.composition(constraints, within_budget=False).exponents
-    alone = {c.title: work.factorised({c.factor: exponents[c.factor]}, f"{c.title} alone") for c in constraints}
-    surplus_P: dict[tuple[str, str], Array] = {}
-    for i, a in enumerate(constraints):
-        for b in constraints[i + 1 :]:
-            pair = {c.factor: exponents[c.factor] for c in (a, b)}
-            both = work.factorised(pair, f"{a.title} and {b.title}")
-            for c in (a, b):
-                other = b if c is a else a
-                surplus_P[c.title, other.title] = (
-                    both.share(c.title)
-                    - alone[a.title].share(c.title)
-                    - alone[b.title].share(c.title)
-                    + base.share(c.title)
-                )
-    interactions = {pair: mean_interval(found_P, seed=work.bench.seed) for pair, found_P in surplus_P.items()}
-    key = {"what": "correlation of potentials", "model": work.base.fingerprint, "exponents": exponents}
-    bound = [bind(factor(c.factor), work.lm) for c in constraints]
-    found = np.array(work.bench.cache.get(key, lambda: correlation(work.lm, bound).tolist()))
-    sign_K = np.array([c.sign for c in constraints])
-    correlation_KK = found * np.outer(sign_K, sign_K)  # of the factors as they are used: an unwanted one turned round
-    blocks: list[Block] = [
-        Matrix(
-            title="Change of a rate that is not the sum of the separate effects, in points",
-            row_label="rate of",
-            column_label="together with",
-            rows=tuple(titles),
-            columns=tuple(titles),
-            values=tuple(tuple(_value_points(interactions.get((row, column))) for column in titles) for row in titles),
-            form="+.0f",
-            is_signed=True,
-            note="Rate with both, minus the rate with each alone, plus the rate of the base. Zero is independence; "
-            f"under about {100 * 2 / len(work.prompts) ** 0.5:.0f} points is within chance. A rate near its ceiling "
-            "cannot rise twice, so a negative number may be the ceiling and no conflict.",
-        ),
-        Matrix(
-            title="Correlation of potentials",
-            row_label="factor",
-            column_label="factor",
-            rows=tuple(titles),
-            columns=tuple(titles),
-            values=tuple(map(tuple, correlation_KK.tolist())),
-            is_signed=True,
-            note="Over next tokens drawn from the base at neutral states. Factors that are correlated count the same "
-            "evidence twice; opposed ones undo each other.",
-        ),
-    ]
-    lead = (
-        "Multiplying factors is right if attributes are independent given the text. Here is where they are not: pairs "
-        "at the strength that each has alone, without the budget."
-    )
-    section = Section(title="Where independence bites", lead=lead, blocks=tuple(blocks))
-    return Independence(_sentences(titles, surplus_P, interactions, correlation_KK), interactions, section)
-
-
-def _sentences(
-    titles: Sequence[str],
-    surplus_P: Mapping[tuple[str, str], Array],
-    interactions: Mapping[tuple[str, str], Estimate],
-    correlation_KK: Array,
-) -> tuple[str, ...]:
-    lines = []
-    tested = {pair: found_P[~np.isnan(found_P)] for pair, found_P in surplus_P.items()}
-    tested = {pair: found_P for pair, found_P in tested.items() if len(found_P)}
-    if tested:
-        # The largest of many is large by chance, so each is held to a level that all of them can stand.
-        p_values = holm([sign_flip_p_value(found_P) for found_P in tested.values()])
-        row, column = max(tested, key=lambda pair: abs(interactions[pair].value or 0.0))
-        is_shown = p_values[list(tested).index((row, column))] < 1 - LEVEL
-        lines.append(
-            f"Independence bites most for {row} together with {column}: its rate is "
-            f"{_points_text(interactions[row, column])} points off the sum of the separate effects"
-            f"{'' if is_shown else ', which may be chance'}; {sum(p < 1 - LEVEL for p in p_values)} of {len(p_values)} "
-            "such interactions are beyond chance."
-        )
-    off_KK = np.abs(correlation_KK - np.eye(len(titles)))
-    i, j = divmod(int(off_KK.argmax()), len(titles))
-    value = correlation_KK[i, j]
-    strength = "strongly" if abs(value) >= CORRELATED else "not strongly"
-    lines.append(
-        f"The potentials of {titles[min(i, j)]} and {titles[max(i, j)]} are correlated most ({value:+.2f}), {strength}."
-    )
-    return tuple(lines)
-
-
-def _points(estimate: Estimate) -> Estimate:
+def points(estimate: Estimate) -> Estimate:
+    """A share in points of a hundred."""
     scaled = {k: None if v is None else 100 * v for k, v in (("value", estimate.value), ("low", estimate.low),
                                                             ("high", estimate.high))}  # fmt: skip
     return Estimate(**scaled, n=estimate.n)
 
 
-def _points_text(estimate: Estimate) -> str:
-    points = _points(estimate)
-    text = f"{points.value:+.0f}"
-    return text if points.low is None else f"{text} ({points.low:+.0f} to {points.high:+.0f})"
-
-
 def _mean_points(change_P: Array) -> float | None:
-    return _value_points(mean_interval(change_P))
+    return value_points(mean_interval(change_P))
 
 
-def _value_points(estimate: Estimate | None) -> float | None:
+def value_points(estimate: Estimate | None) -> float | None:
+    """Its value in points, where there is one."""
     return None if estimate is None or estimate.value is None else 100 * estimate.value

@@ -77,7 +77,7 @@ def fine_tuned(
         most: texts of each constraint.
     """
     texts = mixture(constraints, examples_of, most)
-    content = [lm.fingerprint, settings.model_dump(mode="json"), bench.seed, LONGEST_TEXT, texts]
+    content = [lm.fingerprint, str(lm.model.dtype), settings.model_dump(mode="json"), bench.seed, LONGEST_TEXT, texts]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
     path = cache_folder() / "monolithic" / f"{digest}.safetensors"
     if bench.cache.folder is not None and path.is_file():

@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,8 @@ FACTORISED, MONOLITHIC, PROMPT = "factorised", "monolithic", "prompt"
 AS_TRAINED, MATCHED_PROMPT = "monolithic, as trained", "prompt, matched"
 BASE = "base"
 WAYS = (FACTORISED, MONOLITHIC, PROMPT, AS_TRAINED, MATCHED_PROMPT)
-CLAIMED = WAYS[:3]  # those that headlines and comparisons speak of
+CLAIMED = WAYS[:3]  # those that headlines speak of
+RIVALS = (MONOLITHIC, PROMPT, MATCHED_PROMPT)  # those that factors are tested against
 NEVER_WRONG = ((1, 0), (0, 1))  # the confusion of a judge whose verdicts are taken as they are
 
 
@@ -201,6 +202,19 @@ class Work:
         found = self.bench.cache.get(key, compute)
         return Composition(dict(found["exponents"]), float(found["divergence"]), strength * len(constraints))
 
+    def divergence(self, exponents: Mapping[str, float]) -> float:
+        """How far factors with these exponents move the base at the neutral states, in nats per token."""
+        key = {
+            "what": "divergence of a composition", "model": self.base.fingerprint, "exponents": dict(exponents),
+            "factors": [factor_part(name) for name in sorted(exponents)],
+        }  # fmt: skip
+
+        def compute() -> float:
+            bound = [bind(factor(name), self.lm) for name in exponents]
+            return neutral_divergence(self.lm, _sum(list(exponents.values()), [potentials(self.lm, f) for f in bound]))
+
+        return float(self.bench.cache.get(key, compute))
+
     def factorised(self, exponents: Mapping[str, float], name: str) -> Condition:
         """Texts of the base times factors."""
         return self._written(f"{FACTORISED}, {name}", self.base, exponents)
@@ -263,11 +277,6 @@ class Work:
         )  # fmt: skip
         meets = {c.title: e.examine(samples, f"judging: {name}") for c, e in self.examiners.items()}
         return Condition(samples, meets, self.bench.seed)
-
-
-def remembering(examples_of: ExamplesOf) -> ExamplesOf:
-    """The same examples, read once."""
-    return lru_cache(maxsize=None)(examples_of)
 
 
 def _sum(exponent_K: Sequence[float], potential_KNV: Sequence[Tensor]) -> Tensor:

@@ -29,6 +29,7 @@ from factorlm.factors.response import Judge, sentence_judge
 from factorlm.inference.draw import Sampling
 from factorlm.inference.model import Model
 from factorlm.models import CausalLM
+from factorlm.models.encoding import Memo
 
 MOST_TEXTS = 300  # of each class, for the means
 BATCH_TEXTS = 16
@@ -99,16 +100,33 @@ def steered(lm: CausalLM, layer: int, vector_D: Tensor) -> CausalLM:
         layer: number of the layer, from 0.
         vector_D: what is added.
     """
-    network = twin(lm)
-    added_D = vector_D.to(lm.device, lm.model.dtype)
+    return Steerable(lm, layer).by(vector_D)
 
-    def add(module: Any, inputs: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (output[0] + added_D, *output[1:])
-        return output + added_D
 
-    network.base_model.layers[layer].register_forward_hook(add)
-    return as_language_model(network, lm, f"{lm.name} behind a vector")
+class Steerable:
+    """One twin of a language model for all vectors behind a layer: it is made once, and steered by one at a time."""
+
+    def __init__(self, lm: CausalLM, layer: int) -> None:
+        network = twin(lm)
+        self._added_D = torch.zeros(lm.width, device=lm.device, dtype=lm.model.dtype)
+
+        def add(module: Any, inputs: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (output[0] + self._added_D, *output[1:])
+            return output + self._added_D
+
+        network.base_model.layers[layer].register_forward_hook(add)
+        self._network, self._lm = network, lm
+        self._twin: CausalLM | None = None
+
+    def by(self, vector_D: Tensor) -> CausalLM:
+        """The twin with this vector from now on, whoever holds it; what it read before is forgotten."""
+        self._added_D = vector_D.to(self._added_D)
+        if self._twin is None:
+            self._twin = as_language_model(self._network, self._lm, f"{self._lm.name} behind a vector")
+        self._twin.forget()
+        self._twin._memo = Memo()  # states that somebody still holds were read under another vector
+        return self._twin
 
 
 def _num_layers(lm: CausalLM) -> int:
@@ -139,10 +157,10 @@ def _mean_states(lm: CausalLM, examples: Sequence[Example], report: Report) -> T
 
 def _control(lm: CausalLM, layer: int, vector_D: Tensor, judge: Judge, report: Report) -> float:
     """P(judged positive | +v) - P(judged positive | -v) on continuations of neutral openings, at equal divergence."""
-    shares = []
+    shares, steerable = [], Steerable(lm, layer)
     for sign in (1, -1):
-        size = _matched_size(lambda size, sign=sign: _divergence(lm, steered(lm, layer, sign * size * vector_D)))  # type: ignore[misc]
-        model = Model(steered(lm, layer, sign * size * vector_D), lm)
+        size = _matched_size(lambda size, sign=sign: _divergence(lm, steerable.by(sign * size * vector_D)))  # type: ignore[misc]
+        model = Model(steerable.by(sign * size * vector_D), lm)
         found = model.generate(OPENINGS, n=SAMPLES, max_tokens=TOKENS, sampling=Sampling(top_p=0.9))
         verdicts = judge([response.text for response in found])
         shares.append(sum(map(bool, verdicts)) / len(verdicts))

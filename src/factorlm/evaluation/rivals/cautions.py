@@ -16,10 +16,10 @@ SAME_ENCODER = "minilm"
 def cautions(work: Work) -> list[str]:
     """All that hold for what was measured."""
     settings, dials, found = work.settings, work.settings.dials, []
-    if settings.num_prompts < 100:
+    if work.num_prompts < 100:
         found.append(
-            f"With {settings.num_prompts} prompts a share near one half is known to about "
-            f"±{1 / settings.num_prompts**0.5:.0%}: the frontier by value is no ranking."
+            f"With {work.num_prompts} prompts a share near one half is known to about "
+            f"±{1 / work.num_prompts**0.5:.0%}: the frontier by value is no ranking."
         )
     same = [judge.name for judge in work.judges if getattr(judge.card.features, "encoder", "") == SAME_ENCODER]
     readers = ["the classifier of arithmetic"] if dials.arithmetic else []

@@ -112,7 +112,7 @@ class GeDi:
         change = [digest_of_tensors(part.tensors) for part in learned]
         texts = parts.dev[:: max(1, -(-len(parts.dev) // MOST_TEXTS))]
         key = {"what": "posterior", "changes": change, "model": lm.fingerprint,
-               "texts": [[e.text, e.is_positive] for e in texts]}  # fmt: skip
+               "texts": digest([[e.text, e.is_positive] for e in texts])}  # fmt: skip
 
         def fit(checkpoint: Checkpoint) -> Learned:
             return _fit(lm, expert, anti, texts, report)

@@ -31,6 +31,7 @@ class Goal:
         sign: 1 to have more of it, -1 to have less.
         prompts: data sets to continue.
         judges: who measures; the first decides.
+        num_prompts: of each set, in a run of full size.
         samples: texts to a prompt, unless told otherwise.
         base_samples: at least so many of the base, to which all are compared; 1 where a score depends on their number.
         wordings: instructions for the rivals that prompt.
@@ -41,6 +42,7 @@ class Goal:
     sign: int
     prompts: tuple[str, ...]
     judges: tuple[str, ...]
+    num_prompts: int
     samples: int
     base_samples: int
     wordings: tuple[Prompting, ...]
@@ -69,6 +71,7 @@ GOALS = {
         sign=1,
         prompts=("sentiment_prompts/neutral",),
         judges=("sentiment", "sentiment-words"),
+        num_prompts=96,
         samples=1,
         base_samples=6,
         wordings=(
@@ -102,6 +105,7 @@ GOALS = {
         sign=-1,
         prompts=("rtp_prompts/challenging", "rtp_prompts/nontoxic"),
         judges=("toxicity-characters", "toxicity"),
+        num_prompts=12,
         samples=5,
         base_samples=1,
         wordings=(

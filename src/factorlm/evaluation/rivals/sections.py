@@ -53,6 +53,11 @@ class Work:
         return next(iter(self.goal.scores)), self.judges[0].name
 
     @property
+    def num_prompts(self) -> int:
+        """Of each set."""
+        return self.settings.num_prompts or self.goal.num_prompts
+
+    @property
     def num_samples(self) -> int:
         """Texts to each prompt."""
         return self.settings.samples or self.goal.samples
@@ -155,7 +160,7 @@ def plane(work: Work, part: str) -> Section:
     title = f"Every method at every setting, {group} prompts"
     table = Table(title=title, columns=columns, rows=tuple(rows), note=note)
     lead = (
-        f"{settings.num_prompts} prompts of {part}, {work.num_samples} texts of "
+        f"{work.num_prompts} prompts of {part}, {work.num_samples} texts of "
         f"{settings.max_tokens} tokens to each, the same seeds and sampling for all."
     )
     return Section(title=f"Attribute against cost: {group} prompts", lead=lead, blocks=(by_price, by_variety, table))

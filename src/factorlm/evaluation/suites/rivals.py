@@ -33,7 +33,7 @@ class Settings(Config):
         factor: ours, of the store; empty takes the one named like the attribute.
         texts: of each class, at most, that rivals learn from: texts that the factor learned from; 0 takes all.
         prompts: data sets with `prompt`; empty takes those of the attribute.
-        num_prompts: of each set.
+        num_prompts: of each set; 0 takes 96 for positive and 12 for toxic, which has two sets and more samples.
         samples: texts for each prompt; 0 takes 1 for positive and 5 for toxic.
         max_tokens: of a text.
         sampling: how tokens are drawn, by all in the same way.
@@ -47,7 +47,7 @@ class Settings(Config):
     factor: str = ""
     texts: Annotated[int, Field(ge=0)] = 500
     prompts: tuple[str, ...] = ()
-    num_prompts: Annotated[int, Field(ge=2)] = 24
+    num_prompts: Annotated[int, Field(ge=0)] = 24
     samples: Annotated[int, Field(ge=0)] = 0
     max_tokens: Annotated[int, Field(ge=1)] = 16
     sampling: Sampling = Sampling(top_p=0.9)
@@ -64,7 +64,7 @@ class Settings(Config):
         many: preparation takes minutes.
         """
         if size == "full":
-            return cls(texts=2600, num_prompts=96, max_tokens=20)
+            return cls(texts=2600, num_prompts=0, max_tokens=20)
         few = Dials(
             ours=(0.2, 0.4), prompting=(0.5, 1.0), dexperts=(1.0, 1.5), gedi=(2.0, 5.0), fudge=(2.0,),
             lm_steer=(2.0, 3.0), activation=(2.0, 4.0), arithmetic=(4.0,),
@@ -85,7 +85,8 @@ def run(bench: Workbench, settings: Settings) -> Findings:
         judge.index(goal.label)
     if not settings.dials.ours:
         raise InputError("a strength of ours is needed to compare with, got none; try --set dials.ours=[0.2,0.4]")
-    sets = {part: distinct_prompts(bench, part, settings.num_prompts) for part in settings.prompts or goal.prompts}
+    num_prompts = settings.num_prompts or goal.num_prompts
+    sets = {part: distinct_prompts(bench, part, num_prompts) for part in settings.prompts or goal.prompts}
     whole = split(goal.examples(bench.data))
     parts = bounded(whole, settings.texts) if settings.texts else whole
     bench.used[goal.sets] = fingerprint([e.text for e in (*parts.train, *parts.dev)])

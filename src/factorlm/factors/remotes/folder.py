@@ -31,11 +31,11 @@ class FolderPlace:
     def get(self, path: str, into: BinaryIO, limit: int) -> bool:
         """As every place does."""
         found = self._inside(path)
-        if not found.exists():
-            return False
-        if not found.is_file():
-            raise IntegrityError(f"{found} is not a plain file; not read")
         try:
+            if not found.exists():
+                return False
+            if not found.is_file():
+                raise IntegrityError(f"{found} is not a plain file; not read")
             with found.open("rb") as file:
                 check_size(found.stat().st_size, limit, str(found))
                 copy_limited(file.read, into, limit, str(found))
@@ -46,17 +46,20 @@ class FolderPlace:
     def names(self, folder: str) -> list[str] | None:
         """As every place does."""
         found = self._inside(folder)
-        return sorted(path.name for path in found.iterdir()) if found.is_dir() else []
+        try:
+            return sorted(path.name for path in found.iterdir()) if found.is_dir() else []
+        except OSError as error:
+            raise FetchError(f"{found} cannot be read: {error.strerror or error}; check its permissions") from error
 
     def publish(self, plan: Plan) -> None:
         """As every place does; one push at a time."""
         from filelock import FileLock, Timeout
 
-        if next(self.folder.glob(f"*/{MANIFEST}"), None) is not None:
-            raise InputError(
-                f"{self.folder} holds installed factors, and a shared store keeps versions apart; push elsewhere"
-            )
         try:
+            if next(self.folder.glob(f"*/{MANIFEST}"), None) is not None:
+                raise InputError(
+                    f"{self.folder} holds installed factors, and a shared store keeps versions apart; push elsewhere"
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / LOCK, timeout=PATIENCE):
                 index = self._inside(INDEX)
@@ -76,7 +79,11 @@ class FolderPlace:
 
     def _inside(self, path: str) -> Path:
         """The file or folder, if no link leads out of the store."""
-        found = (self.folder / path).resolve()
+        try:
+            found = (self.folder / path).resolve()
+        except (OSError, RuntimeError) as error:  # links in a circle
+            reason = getattr(error, "strerror", None) or error
+            raise FetchError(f"{self.folder / path} cannot be read: {reason}; check its permissions") from error
         if not found.is_relative_to(self.folder.resolve()):
             raise IntegrityError(f"{self.folder / path} leads out of the store, to {found}; not followed")
         return found

@@ -25,11 +25,13 @@ class Publication:
         folders: by "NAME/VERSION", the files of that folder: name and content.
         index: the new index.json.
         message: one line for a history.
+        replace: whether files that are there may be written over, if they are not the same.
     """
 
     folders: Mapping[str, Mapping[str, bytes]]
     index: bytes
     message: str
+    replace: bool = False
 
 
 Plan = Callable[[bytes | None], Publication | None]  # from the index.json that is there to what to write, if anything
@@ -88,8 +90,16 @@ def place_of(address: str) -> Place:
     if scheme is None and address.strip():
         return FolderPlace(Path(address).expanduser())
     if scheme is None or scheme[1].lower() not in schemes:
-        raise InputError(f"a store is a folder, an http(s) URL or hf://owner/repository, got {address!r}")
+        raise InputError(
+            f"a store is a folder, an http(s) URL or hf://owner/repository, got {without_secrets(address)!r}"
+        )
     return schemes[scheme[1].lower()](address)
+
+
+def without_secrets(address: str) -> str:
+    """A URL for people: without all that a user name and a password could be, however oddly they are written."""
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def insecurity(url: str) -> str:

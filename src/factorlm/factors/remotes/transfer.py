@@ -16,6 +16,7 @@ from factorlm.factors.remotes.inspection import check_files, check_name, check_w
 from factorlm.factors.remotes.place import MAX_BYTES, MAX_INDEX_BYTES, Place, Publication, check_size
 from factorlm.factors.seal import digest_of, seal
 from factorlm.factors.store import MANIFEST, SHELF, Store, folder_of, load, read_manifest, verify
+from factorlm.factors.versions import keep
 from factorlm.files import write_whole_folder
 
 Report = Callable[[str, int, int], None]  # stage, done, total
@@ -98,7 +99,8 @@ def push(sources: Sequence[str], place: Place, *, replace: bool = False) -> list
                 continue
             folders[f"{offer.name}/{offer.version}"] = offer.files
             index = index.with_entry(offer.name, offer.version, offer.entry)
-        return Publication(folders, index.content(), f"Push {', '.join(sorted(folders))}") if folders else None
+        message = f"Push {', '.join(sorted(folders))}"
+        return Publication(folders, index.content(), message, replace) if folders else None
 
     place.publish(plan)
     return [Moved(o.name, o.version, o.entry.num_bytes, o.name in was_there) for o in offers.values()]
@@ -120,7 +122,7 @@ def pull(
         place: the shared store.
         store: that takes them.
         version: that is wanted, else the newest of each.
-        replace: supersede factors of these names.
+        replace: supersede factors of these names, and keep them among their versions.
         report: called with (stage, done, total).
 
     Raises:
@@ -239,6 +241,7 @@ def _install(place: Place, name: str, version: str, entry: Entry, store: Store) 
     def write(folder: Path) -> None:
         _download(place, name, version, entry, folder)
         seal(folder)
+        keep(store, name)
 
     target = store.folder / name
     try:

@@ -19,7 +19,15 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from factorlm.errors import FetchError, InputError, IntegrityError
 from factorlm.factors.remotes.index import INDEX
-from factorlm.factors.remotes.place import MAX_INDEX_BYTES, MAX_TRIES, Plan, check_size, copy_limited, insecurity
+from factorlm.factors.remotes.place import (
+    MAX_INDEX_BYTES,
+    MAX_TRIES,
+    Plan,
+    check_size,
+    copy_limited,
+    insecurity,
+    without_secrets,
+)
 
 TIMEOUT = 30.0  # seconds without a byte
 ABSENT = (404, 410)
@@ -46,11 +54,12 @@ class WebPlace:
         try:
             parts = urlsplit(address)
             host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise InputError(f"a URL of a store is needed, got {_without_secrets(address)!r}: {error}") from None
-        if not host or parts.query or parts.fragment:
+        except ValueError:  # which quotes what may be a part of a password
+            host, port = None, None
+        if not host or parts.query or parts.fragment or "@" in parts.path:
             raise InputError(
-                f"a URL of a store is http(s)://host/path with no ? or #, got {_without_secrets(address)!r}; shorten it"
+                f"a URL of a store is http(s)://host/path with no ?, # or @ in its path, got "
+                f"{without_secrets(address)!r}; mend it, and write ?, #, @ and / in a password as %3F, %23, %40 and %2F"
             )
         shown = f"[{host}]" if ":" in host else host
         bare = urlunsplit((parts.scheme.lower(), f"{shown}:{port}" if port else shown, parts.path.rstrip("/"), "", ""))
@@ -82,10 +91,29 @@ class WebPlace:
                 return
             for folder, files in publication.folders.items():
                 for name, content in files.items():
-                    self._upload(f"{folder}/{name}", content, {})
+                    self._add(f"{folder}/{name}", content, replace=publication.replace)
             if self._upload(INDEX, publication.index, _unless_changed(tag)):
                 return
         raise FetchError(f"{self.address} was changed by others {MAX_TRIES} times during this push; push again")
+
+    def _add(self, path: str, content: bytes, *, replace: bool) -> None:
+        """Write a file of a version; one that is there must have the same bytes, or may be replaced.
+
+        Raises:
+            InputError: if it has others.
+        """
+        if self._upload(path, content, {} if replace else {"If-None-Match": "*"}):
+            return
+        found = BytesIO()
+        try:
+            is_same = self._download(path, found, len(content)) is not None and found.getvalue() == content
+        except IntegrityError:  # it is longer
+            is_same = False
+        if not is_same:
+            raise InputError(
+                f"{self.address} has another {path}, and a version stands for one content; push it under a higher "
+                "version, or --replace the one there"
+            )
 
     def _download(self, path: str, into: BinaryIO, limit: int) -> str | None:
         """The ETag (empty where the server gives none), or None where there is no such file."""
@@ -222,9 +250,3 @@ def _unless_changed(tag: str | None) -> dict[str, str]:
     if tag is None:
         return {"If-None-Match": "*"}
     return {"If-Match": tag} if tag.startswith('"') else {}
-
-
-def _without_secrets(address: str) -> str:
-    scheme, _, rest = address.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
