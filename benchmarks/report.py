@@ -12,6 +12,17 @@ from factorlm.factors.doses import is_monotone
 from factorlm.factors.store import SHELF, Store, read_manifest
 
 HERE = Path(__file__).resolve().parent
+# Records of suites: folder, title, pictures shown, note.
+SUITES = (
+    (
+        "control", "Control", 4,
+        "The correction for a judge's errors assumes that they are the same on a model's texts as on its test texts; "
+        "the share as judged is the number to compare.",
+    ),
+    ("rivals", "Rivals: positive", 2, "What these numbers cannot bear stands at the report's end."),
+    ("rivals-toxic", "Rivals: less toxic", 2, "What these numbers cannot bear stands at the report's end."),
+    ("factorised", "Factorised", 2, "What these numbers cannot bear stands at the report's end."),
+)  # fmt: skip
 LOW_AUC = 0.8
 RECORDS, DOCS = HERE / "records", HERE.parent / "docs"
 
@@ -99,22 +110,27 @@ def benchmarks() -> str:
         ]
     if training := record("training.json"):
         parts += ["## Training", training_text(training)]
-    if control := record("control/report.json"):
-        made = control["provenance"]
-        pictures = sorted((RECORDS / "control/pictures").glob("0[1-4]-*.svg"))
-        parts += [
-            "## Control",
+    for name, title, most, note in SUITES:
+        if found := record(f"{name}/report.json"):
+            parts += [f"## {title}", suite_text(found, name, most, note)]
+    return "\n\n".join(parts) + "\n"
+
+
+def suite_text(found: dict[str, Any], name: str, most: int, note: str) -> str:
+    """What made a report, its headlines, its first pictures, and where the rest is."""
+    made = found["provenance"]
+    pictures = sorted((RECORDS / name / "pictures").glob("*.svg"))[:most]
+    return "\n\n".join(
+        [
             f"`{made['command']}`, {made['machine']}.",
-            "\n".join(f"- {line}" for line in control["headlines"]),
+            "\n".join(f"- {line}" for line in found["headlines"]),
             "\n".join(
-                f"![{path.stem[3:].replace('-', ' ')}](../benchmarks/records/control/pictures/{path.name})"
+                f"![{path.stem[3:].replace('-', ' ')}](../benchmarks/records/{name}/pictures/{path.name})"
                 for path in pictures
             ),
-            "Tables, both judges, corrected rates, interference and confusion matrices are in the "
-            "[report](../benchmarks/records/control/report.md). The correction for a judge's errors assumes that they "
-            "are the same on a model's texts as on its test texts; the share as judged is the number to compare.",
+            f"{note} All tables are in the [report](../benchmarks/records/{name}/report.md).",
         ]
-    return "\n\n".join(parts) + "\n"
+    )
 
 
 def claims() -> str:
@@ -157,7 +173,7 @@ def shelf() -> str:
         rates, costs, accuracy = "—", "—", "—"
         if m.response:
             by_strength = {d.strength: d for d in m.response.doses}
-            doses = [by_strength[s] for s in (0.0, 0.2, 0.6) if s in by_strength]
+            doses = [by_strength[s] for s in (0.0, 0.2, 0.4, 0.6) if s in by_strength]
             rates = " → ".join(f"{d.rate:.0%}" for d in doses)
             costs = ", ".join(f"×{d.perplexity_ratio:.2f}" for d in doses if d.strength)
             accuracy = f"{m.response.accuracy:.0%}"
@@ -175,11 +191,13 @@ def shelf() -> str:
     return (
         "# The shelf\n\nWritten by `python benchmarks/report.py` from the cards of the factors that the package ships, "
         "which `factorlm factor build-all --out src/factorlm/factors/shelf` makes from their recipes "
-        "(`src/factorlm/factors/recipes`). `factorlm factor show NAME` has the whole card.\n\n"
+        "(`src/factorlm/factors/recipes`). `factorlm factor show NAME` has the whole card. "
+        "Heads learn from labelled texts and from 4,096 texts that the encoder writes itself; what that is "
+        "worth: claim `own-texts-cost-less` in claims.md.\n\n"
         f"## Heads\n\n{table}\n\n"
         "Texts that have it: the share of 128 continuations of neutral openings (20 tokens each, top-p 0.9) in which a "
-        "judge finds the attribute, for the base model and at strengths 0.2 and 0.6; the perplexity is that of those "
-        "texts under the base, over that of its own texts, at the same two strengths. The judge is a classifier of "
+        "judge finds the attribute, for the base model and at strengths 0.2, 0.4 and 0.6; the perplexity is that of "
+        "those texts under the base, over that of its own texts, at the same strengths. The judge is a classifier of "
         "sentence vectors learned from texts held out of the head's training, right on the given share of such texts; "
         "a share "
         f"near one half is known to ±9 points.\n\n{' '.join(honest)}\n\n{what}\n\n## Lexica\n\n{lexica}\n"

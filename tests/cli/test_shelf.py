@@ -47,6 +47,18 @@ def test_a_lexicon_is_built_from_a_recipe(run: Run, tmp_path: Path) -> None:
     assert (out / "sea" / "factor.json").stat().st_mtime_ns == before, "made by the same recipe: left alone"
 
 
+def test_factors_made_side_by_side_are_those_made_one_by_one(run: Run, tmp_path: Path) -> None:
+    names = ("british", "clean", "safe")
+    for jobs in ("1", "2"):
+        ran = run("factor", "build", *names, "--jobs", jobs, "--out", str(tmp_path / jobs), "--data", str(tmp_path))
+        assert ran.status == 0
+        assert all(name in ran.out for name in names)
+    for name in names:
+        assert (tmp_path / "1" / name / "factor.json").read_bytes() == (
+            tmp_path / "2" / name / "factor.json"
+        ).read_bytes()
+
+
 ERRORS = {
     "no data set": (["factor", "build", "polite", "--data", "."], "data set in ."),
     "no recipe": (["factor", "build", "polit"], "did you mean polite"),

@@ -13,8 +13,9 @@ import factorlm as fl
 from factorlm.errors import IncompatibleError, InputError
 from factorlm.factors import store, versions
 from factorlm.factors.calibration import factor_strengths, head_strengths, neutral_states
-from factorlm.factors.editing import FORBIDDEN, Edited, edit, history
+from factorlm.factors.editing import FORBIDDEN, Edited, edit
 from factorlm.factors.head import EncoderCard, Head, HeadWeights
+from factorlm.factors.history import history
 from factorlm.factors.least_change import SMOOTHING, Surroundings, least_change, wordings
 from factorlm.factors.manifest import (
     Calibration,

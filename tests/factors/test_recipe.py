@@ -9,7 +9,8 @@ import pytest
 
 from factorlm.errors import InputError, UnknownNameError
 from factorlm.evaluation.corpora import DataFolder
-from factorlm.factors.recipe import FOLDER, Texts, Words, load_recipe, names, untokenised
+from factorlm.factors.passages import untokenised
+from factorlm.factors.recipe import FOLDER, Texts, Words, load_recipe, names
 from factorlm.factors.store import default_stores
 
 FREE = ("CC0", "MIT", "Apache", "CC BY 4.0", "CC BY-SA", "CC-BY-SA", "CC-BY-4.0", "public domain")

@@ -118,6 +118,11 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
     return lambda folder: edit(folder, change)
 
 
+def response(**changes: float) -> dict[str, Any]:
+    dose = {"strength": 0.0, "rate": 0.5, "rate_error": 0.1, "perplexity_ratio": 1.0, "distinct": 0.9, **changes}
+    return {"judge": "j", "accuracy": 0.9, "num_texts": 1, "num_tokens": 1, "doses": [dose]}
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a flipped bit": (flip_a_bit, "corrupted: sha256"),
     "a missing file": (lambda folder: (folder / store.WEIGHTS).unlink(), "is missing"),
@@ -139,6 +144,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no encoder": (edited(lambda card: card.update(encoder=None)), "which encoder"),
     "a future format": (edited(lambda card: card.update(format=2)), "format"),
     "strengths that fall": (edited(lambda card: card["strengths"].update(points=[[0, 0], [1, -1]])), "must both rise"),
+    "strengths without end": (
+        edited(lambda card: card["strengths"].update(points=[[0, 0], [1, float("inf")]])),
+        "finite",
+    ),
+    "an effect that is no number": (edited(lambda card: card.update(effect={"x": float("nan")})), "finite"),
+    "a rate above one": (edited(lambda card: card.update(response=response(rate=1.2))), "rate"),
+    "a price of nothing": (edited(lambda card: card.update(response=response(perplexity_ratio=0))), "perplexity_ratio"),
+    "doses without zero": (edited(lambda card: card.update(response=response(strength=0.2))), "doses must rise"),
+    "a card of megabytes": (edited(lambda card: card.update(label="x" * 2**20)), "too large"),
     "a path outside": (edited(lambda card: card.update(files={"../x.safetensors": "00"})), "beside factor.json"),
     "weights in a .bin": (edited(lambda card: card.update(files={"x.bin": "00"})), "must be a .safetensors"),
 }
@@ -215,6 +229,48 @@ def test_a_failed_save_leaves_the_old_factor(own: Store, monkeypatch: pytest.Mon
     assert isinstance(loaded, UnboundHead)
     assert torch.equal(loaded.weights.bias_D, head_tensors(0)["bias"])
     assert sorted(path.name for path in own.folder.iterdir()) == ["kind"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"effect": {"x": float("nan")}}, {"version": "1"}, {"label": "x" * 2**20}, {"changes": ("no change",)}],
+)
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_a_card_that_could_not_be_read_again_is_not_saved(own: Store, change: dict[str, Any]) -> None:
+    own.save(head_manifest(), head_tensors(0))
+    with pytest.raises(InputError, match="could not be read again"):
+        own.save(head_manifest().model_copy(update=change), head_tensors(1), replace=True)
+    assert store.read_manifest(own.folder / "kind").label == ""
+    fl.factor("kind")
+
+
+def test_weights_that_are_no_numbers_are_not_saved(own: Store) -> None:
+    tensors = head_tensors()
+    tensors["up"][0, 0] = torch.inf
+    with pytest.raises(InputError, match="finite numbers are needed as weights, got others in up"):
+        own.save(head_manifest(), tensors)
+    assert own.names() == []
+
+
+def test_a_factor_that_a_killed_writer_moved_aside_comes_back(own: Store) -> None:
+    folder = own.save(head_manifest(), head_tensors())
+    folder.rename(own.folder / f".kind.{'0' * 32}.old")
+    assert own.names() == ["kind"]
+    own.remove("kind")
+    assert own.names() == []
+
+
+def test_a_store_that_cannot_be_written_keeps_what_is_removed(own: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.save(head_manifest(), head_tensors())
+
+    def fail(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "replace", fail)
+        with pytest.raises(InputError, match="cannot be removed: Permission denied"):
+            own.remove("kind")
+    assert own.names() == ["kind"]
 
 
 def test_a_save_that_fails_at_the_last_step_leaves_the_old_factor(own: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from factorlm.errors import InputError, UnknownNameError
-from factorlm.models.loading import load_model
+from factorlm.models.loading import is_present, load_model, load_present
 
 
 def test_an_unknown_name_lists_near_ones() -> None:
@@ -36,6 +37,26 @@ def test_an_unknown_architecture_is_the_callers_mistake(tmp_path: Path, tiny_fol
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "nonesuch", "architectures": ["None"]}))
     with pytest.raises(InputError, match="no causal language model can be read"):
         load_model(str(folder))
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path, tiny_folder: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_folder, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="no causal language model can be read"):
+        load_model(str(folder))
+
+
+def test_a_model_that_a_card_names_must_be_here(tiny_folder: Path) -> None:
+    assert is_present(str(tiny_folder))
+    assert load_present(str(tiny_folder), dtype="float32", device="cpu") is load_model(
+        str(tiny_folder), dtype="float32", device="cpu"
+    )
+    for name in ("nobody/no-such-model", "/gone/away", "a--b/..", "no such model"):
+        assert not is_present(name)
+        with pytest.raises(InputError, match="is not here"):
+            load_present(name)
 
 
 def test_an_unknown_number_format(tiny_folder: Path) -> None:

@@ -124,7 +124,7 @@ def correlate(
         )
         for path in write_report(written, out):
             if path.suffix == ".html" or path.name == "report.json":
-                notes.print(f"wrote {path}", soft_wrap=True)
+                notes.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 def _wanted(names: list[str], target: list[str]) -> list[faders.Fader | None]:

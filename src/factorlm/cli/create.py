@@ -30,12 +30,15 @@ def create(
     """
     import math
 
+    from rich.markup import escape
+
     from factorlm.cli.terminal import console
     from factorlm.errors import InputError
     from factorlm.factors.examples import read_lines
     from factorlm.factors.lexicon import Lexicon
     from factorlm.factors.manifest import ContrastSettings, LexiconSettings, Manifest, PromptSettings
     from factorlm.factors.store import default_stores
+    from factorlm.factors.versions import supersede
     from factorlm.models.loading import folder_of_model
     from factorlm.text import letters
 
@@ -63,7 +66,8 @@ def create(
     for other in (expert, anti):
         if other is not None:
             folder_of_model(other)
-    folder = store.save(Manifest(name=name, description=description, settings=settings), replace=replace)
-    console.print(f"[bold]{name}[/bold] ({settings.kind}) is in {folder}", soft_wrap=True)
+    manifest = Manifest(name=name, description=description, settings=settings)
+    folder = supersede(store, manifest) if replace else store.save(manifest)
+    console.print(f"[bold]{name}[/bold] ({settings.kind}) is in {escape(str(folder))}", soft_wrap=True)
     usage = f"{name}^1" if phrases and ban else f"{name}=0.3"
     console.print(f'try: factorlm generate "The food was" --factor {usage} --explain')

@@ -49,7 +49,7 @@ def edit(
     from factorlm.factors.editing import STRENGTH, check_kind, check_words, edit
     from factorlm.factors.store import folder_of
     from factorlm.factors.word_effect import word_effect
-    from factorlm.models.loading import DEFAULT_MODEL, load_model
+    from factorlm.models.loading import DEFAULT_MODEL, load_model, load_present
 
     if strength is not None and not (math.isfinite(strength) and strength):
         raise InputError(f"a strength is a finite number of nats per token but zero, got {strength}; 0.2 is clear")
@@ -58,7 +58,10 @@ def edit(
         raise InputError("each phrase is boosted once, got one twice; decide on its nats")
     check_words(allow, forbid, boosts)
     manifest = check_kind(folder_of(name))  # complain before the model is loaded
-    lm = load_model(model or (manifest.encoder.name if manifest.encoder else DEFAULT_MODEL))
+    if model is None and manifest.encoder is not None:
+        lm = load_present(manifest.encoder.name)
+    else:
+        lm = load_model(model or DEFAULT_MODEL)
     at = STRENGTH if strength is None else strength
     edited = edit(lm, name, allow=allow, forbid=forbid, boost=boosts, strength=at)
     effect = word_effect(lm, edited, context, strength=at)

@@ -37,19 +37,25 @@ def list_factors(
     as_json: Json = False,
 ) -> None:
     """Show the factors that can be named: your own, then those of the package."""
+    from rich.markup import escape
     from rich.table import Table
 
     from factorlm.cli.terminal import console
     from factorlm.errors import UnknownNameError
-    from factorlm.factors.store import KINDS, manifests
+    from factorlm.factors.manifest import Manifest
+    from factorlm.factors.store import KINDS, entries
 
     if source is not None:
         list_shared(source, as_json=as_json)
         return
     if kind is not None and kind not in KINDS:
         raise UnknownNameError.of("kind of factor", kind, KINDS)
-    found = [(folder, m) for folder, m in manifests() if kind in (None, m.kind)]
+    known = list(entries())
+    found = [(folder, m) for folder, m in known if isinstance(m, Manifest) and kind in (None, m.kind)]
+    damaged = [(folder, str(e)) for folder, e in known if not isinstance(e, Manifest)] if kind is None else []
     if as_json:
+        for folder, problem in damaged:
+            print(json.dumps({"name": folder.name, "folder": str(folder), "problem": problem}, ensure_ascii=False))
         for folder, manifest in found:
             tree = manifest.model_dump(mode="json", exclude={"files", "data", "settings"})
             row = {**tree, "kind": manifest.kind, "num_bytes": _num_bytes(folder), "folder": str(folder)}
@@ -70,6 +76,8 @@ def list_factors(
         table.add_column(heading, justify="right" if heading in ("AUC", "perplexity", "kB") else "left")
     for folder, manifest in sorted(found, key=lambda row: (row[1].kind, row[1].name)):
         table.add_row(*_row(folder, manifest))
+    for folder, _ in damaged:
+        table.add_row(f"[red]{escape(folder.name)}[/red]", "damaged: factorlm factor verify tells what is wrong")
     console.print(table)
     doses = ", ".join(f"{dose:+g}" if dose else "0" for dose in SHOWN_DOSES)
     console.print(

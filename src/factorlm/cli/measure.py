@@ -39,7 +39,7 @@ def measure(
     from factorlm.factors.seal import digest_of
     from factorlm.factors.store import WEIGHTS, default_stores, folder_of, read_manifest, verify
     from factorlm.factors.versions import check_own, next_version, save_edit
-    from factorlm.models.loading import load_model
+    from factorlm.models.loading import load_present
 
     folder = folder_of(name)
     manifest = read_manifest(folder)
@@ -49,7 +49,7 @@ def measure(
     check_own(folder, manifest.name)
     digest = digest_of(folder)
     verdict, judge_name, accuracy = _judge(manifest.name, judge, label, positive, negative, table)
-    lm = load_model(manifest.encoder.name)
+    lm = load_present(manifest.encoder.name)
     head = bind(factor(name), lm)
     assert isinstance(head, Head)
     with progress() as report:

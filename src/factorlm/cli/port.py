@@ -49,13 +49,17 @@ def port(
     from factorlm.cli.terminal import console, print_json
     from factorlm.errors import InputError
     from factorlm.factors.store import default_stores, folder_of, read_manifest, verify
+    from factorlm.factors.versions import supersede
 
     folder = folder_of(name)
     manifest = read_manifest(folder)
     verify(folder, manifest)
     if manifest.encoder is None or manifest.kind != "head":
         said = _needs_no_porting(manifest)
-        print_json({"name": manifest.name, "kind": manifest.kind, "note": said}) if as_json else console.print(said)
+        if as_json:
+            print_json({"name": manifest.name, "kind": manifest.kind, "note": said})
+        else:
+            console.print(said, markup=False)
         return
     if to == manifest.encoder.name:
         raise InputError(f"{manifest.name} is made for {to} already, so there is nothing to port; name another model")
@@ -71,7 +75,11 @@ def port(
         trained = _retrained(manifest, to, new_name, data, dtype, seed)
     else:
         trained = _ported(name, manifest, encoder, to, new_name, texts, examples, dtype, seed)
-    kept = store.save(trained.manifest, trained.tensors, replace=replace)
+    kept = (
+        supersede(store, trained.manifest, trained.tensors)
+        if replace
+        else store.save(trained.manifest, trained.tensors)
+    )
     if as_json:
         found = trained.manifest.model_dump(mode="json", include={"name", "version", "origin", "calibration", "effect"})
         print_json({**found, "model": to, "folder": str(kept), "seconds": trained.seconds})
@@ -91,25 +99,24 @@ def _ported(
     seed: int,
 ) -> Trained:
     from factorlm.cli.terminal import progress
-    from factorlm.errors import InputError, UnknownNameError
+    from factorlm.errors import InputError
     from factorlm.factors.examples import read_lines
     from factorlm.factors.head import UnboundHead
     from factorlm.factors.porting import port_head
     from factorlm.factors.store import load
-    from factorlm.models.loading import folder_of_model, load_model
+    from factorlm.models.loading import DEFAULT_MODEL, folder_of_model, is_present, load_model, load_present
 
     assert manifest.encoder is not None
     lines = read_lines(texts) if texts else []
     head = load(name)
     assert isinstance(head, UnboundHead)
     folder_of_model(to)  # complain of it before anything is read
-    try:
-        old = load_model(encoder or manifest.encoder.name, dtype=dtype)
-    except UnknownNameError:
+    if not encoder and manifest.encoder.name != DEFAULT_MODEL and not is_present(manifest.encoder.name):
         raise InputError(
             f"{manifest.name} was made for the encoder {manifest.encoder.name}, which is not here; say with --from "
             "where it is"
-        ) from None
+        )
+    old = load_model(encoder, dtype=dtype) if encoder else load_present(manifest.encoder.name, dtype=dtype)
     head.bind(old)  # complains if it is another one
     new = load_model(to, dtype=dtype)
     with progress() as report:
@@ -120,13 +127,18 @@ def _ported(
 
 def _retrained(manifest: Manifest, to: str, new_name: str, data: Path | None, dtype: str, seed: int) -> Trained:
     from factorlm.cli.terminal import progress
-    from factorlm.errors import UnknownNameError
+    from factorlm.errors import InputError, UnknownNameError
     from factorlm.evaluation.corpora import DataFolder
     from factorlm.factors.porting import retrain
     from factorlm.factors.recipe import load_recipe
     from factorlm.models.loading import load_model
 
     recipe = load_recipe(manifest.name)
+    if manifest.data.recipe_digest != recipe.digest:
+        raise InputError(
+            f"{manifest.name} {manifest.version} was not made by the recipe of that name as it is now, so this would "
+            f"train another factor; port it without --retrain, or first factorlm factor build {recipe.name}"
+        )
     folder = DataFolder(data) if data else DataFolder.default()
     for part in sorted(recipe.parts):
         if not folder.has(part):
@@ -170,13 +182,15 @@ def _needs_no_porting(manifest: Manifest) -> str:
 
 
 def _show(trained: Trained, folder: Path, to: str) -> None:
+    from rich.markup import escape
+
     from factorlm.cli.terminal import console
     from factorlm.factors.porting import AUC_AFTER, AUC_BEFORE, CORRELATION, COVERAGE, EXPLAINED
     from factorlm.factors.training import ERROR, effect_key
 
     manifest, effect = trained.manifest, trained.manifest.effect
     seconds = sum(trained.seconds.values())
-    console.print(f"[bold]{manifest.name}[/bold] is in {folder} after {seconds:.0f} s", soft_wrap=True)
+    console.print(f"[bold]{manifest.name}[/bold] is in {escape(str(folder))} after {seconds:.0f} s", soft_wrap=True)
     console.print(manifest.origin, style="dim", markup=False, soft_wrap=True)
     if CORRELATION in effect:
         console.print(

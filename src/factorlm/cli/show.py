@@ -10,10 +10,12 @@ import typer
 from factorlm.cli.options import Json, Name
 
 if TYPE_CHECKING:
-    from factorlm.factors.manifest import Manifest, Response
+    from factorlm.factors.manifest import LexiconSettings, Manifest, Response
 
 BAR = 24  # characters of a bar for a rate of one
 PARTS = " ▏▎▍▌▋▊▉█"
+
+SHOWN_PHRASES = 12  # of a lexicon, for each boost
 
 Pushes = list[tuple[str, float]]
 
@@ -24,8 +26,11 @@ def show(
     html: Annotated[Path | None, typer.Option("--html", help="Write the card as a page with pictures.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a factor's card: meaning, dose and response, evidence, data, and the tokens it pushes most."""
-    from factorlm.cli.terminal import write_file
+    """Show a factor's card: meaning, dose and response, evidence, data, and the tokens it pushes most.
+
+    Nothing is fetched for that: tokens and costs are left out where the factor's encoder is not here.
+    """
+    from factorlm.cli.terminal import console, write_file
     from factorlm.evaluation.cards import card
     from factorlm.evaluation.report.page import page
     from factorlm.factors.store import folder_of, read_manifest, verify
@@ -36,14 +41,16 @@ def show(
     if as_json:
         print(manifest.model_dump_json())
         return
-    pushed, pulled = _pushes(name, manifest, tokens) if tokens else ([], [])
+    if html is None:
+        _print(manifest)  # at once; a model takes its time
+    pushed, pulled, cost = _read(name, manifest, tokens) if tokens else ([], [], "")
     if html is not None:
         write_file(html, page(card(manifest, pushed, pulled)))
-        return
-    _print(manifest)
     for title, chosen, colour in (("pushes", pushed, "green"), ("pulls", pulled, "red")):
-        if chosen:
+        if chosen and html is None:
             _print_tokens(title, chosen, colour)
+    if cost and html is None:
+        console.print(f"\n{cost}", style="dim", markup=False, soft_wrap=True)
 
 
 def _print(manifest: Manifest) -> None:
@@ -63,6 +70,8 @@ def _print(manifest: Manifest) -> None:
         _print_doses(manifest.name, manifest.response)
     console.print()
     _print_numbers(manifest)
+    if manifest.settings.kind == "lexicon":
+        _print_phrases(manifest.settings)
     for line in cautions(manifest):
         console.print(f"[yellow]{escape(line)}[/yellow]")
 
@@ -88,7 +97,7 @@ def _print_doses(name: str, response: Response) -> None:
         )
     console.print(table)
     accuracy = f"judge: {response.judge}; right on {response.accuracy:.0%} of texts held out from it"
-    console.print(f"[dim]{accuracy}; {response.num_texts} texts a row[/dim]", soft_wrap=True)
+    console.print(f"{accuracy}; {response.num_texts} texts a row", style="dim", markup=False, soft_wrap=True)
 
 
 def _bar(share: float) -> str:
@@ -106,18 +115,18 @@ def _print_numbers(manifest: Manifest) -> None:
     table.add_column(style="dim")
     table.add_column()
     if manifest.encoder:
-        table.add_row("encoder", f"{manifest.encoder.name} ({manifest.encoder.fingerprint})")
+        table.add_row("encoder", escape(f"{manifest.encoder.name} ({manifest.encoder.fingerprint})"))
     if calibration := manifest.calibration:
         table.add_row("held-out AUC", f"{calibration.dev_auc:.3f}, cross-entropy {calibration.dev_loss:.3f} nats")
         if calibration.pair_accuracy is not None:
             table.add_row("held-out pairs", f"{calibration.pair_accuracy:.0%} ordered rightly")
         for test, auc in calibration.test_auc.items():
-            table.add_row(f"AUC on {test}", f"{auc:.3f}")
+            table.add_row(escape(f"AUC on {test}"), f"{auc:.3f}")
     if strengths := manifest.strengths:
         reach = [s for s in (-0.6, -0.2, 0.2, 0.6) if strengths.points[0][0] <= s <= strengths.points[-1][0]]
         table.add_row("strength to exponent", ", ".join(f"{s:+} is ^{strengths.exponent(s):.2f}" for s in reach))
     for what, value in manifest.effect.items():
-        table.add_row(what, f"{value:.2f}")
+        table.add_row(escape(what), f"{value:.2f}")
     for source in manifest.data.train:
         table.add_row("trained on", escape(f"{source.name} ({source.licence})"))
         if source.credit:
@@ -125,7 +134,7 @@ def _print_numbers(manifest: Manifest) -> None:
     if manifest.data.own_texts:
         table.add_row("", f"and {manifest.data.own_texts} texts of the encoder itself")
     for change in manifest.changes:
-        table.add_row(f"after {change.version}", escape(change.what))
+        table.add_row(escape(f"after {change.version}"), escape(change.what))
     if manifest.origin:
         table.add_row("origin", escape(manifest.origin))
     if manifest.data.recipe:
@@ -133,20 +142,47 @@ def _print_numbers(manifest: Manifest) -> None:
     console.print(table)
 
 
-def _pushes(name: str, manifest: Manifest, count: int) -> tuple[Pushes, Pushes]:
-    if manifest.encoder is None or manifest.kind != "head":
-        return [], []
-    from factorlm.factors import Head, bind, factor
-    from factorlm.factors.tokens import usual_pushes, written
-    from factorlm.models.loading import load_model
+def _print_phrases(settings: LexiconSettings) -> None:
+    """The phrases of each boost in a line, the strongest boosts first, then bans; long lines are cut with a count."""
+    from factorlm.cli.terminal import console
 
-    lm = load_model(manifest.encoder.name)
+    boosts = sorted({boost for boost in settings.phrases.values() if boost is not None}, reverse=True)
+    for boost in (*boosts, None):
+        phrases = [phrase for phrase, value in settings.phrases.items() if value == boost]
+        if not phrases:
+            continue
+        more = f", and {len(phrases) - SHOWN_PHRASES} more" if len(phrases) > SHOWN_PHRASES else ""
+        what = "bans" if boost is None else f"{boost:+g} nats"
+        shown = ", ".join(phrases[:SHOWN_PHRASES])
+        console.print(f"{what} ({len(phrases)}): {shown}{more}", markup=False, soft_wrap=True)
+
+
+def _read(name: str, manifest: Manifest, count: int) -> tuple[Pushes, Pushes, str]:
+    """Tokens pushed and pulled most, and a line on what the head costs; no model is fetched for that."""
+    if manifest.encoder is None or manifest.kind != "head":
+        return [], [], ""
+    from factorlm.cli.terminal import notes
+    from factorlm.factors import Head, bind, factor
+    from factorlm.factors.cost import cost_of
+    from factorlm.factors.tokens import usual_pushes, written
+    from factorlm.models.loading import is_present, load_present
+
+    if not is_present(manifest.encoder.name):
+        said = f"the tokens that it pushes are left out: its encoder {manifest.encoder.name} is not here"
+        notes.print(said, style="dim", markup=False, soft_wrap=True)
+        return [], [], ""
+    lm = load_present(manifest.encoder.name)
     head = bind(factor(name), lm)
     assert isinstance(head, Head)
     order, push = usual_pushes(head)
     token_bytes = lm.vocabulary.token_bytes
     found = [(written(token_bytes[t]), value) for t, value in zip(order.tolist(), push.tolist(), strict=True)]
-    return found[:count], found[-count:][::-1]
+    cost = cost_of(lm, [head.weights])
+    line = (
+        f"costs: {100 * cost.macs_share:.2g} % of the encoder's multiply-adds for each token ({cost.macs:,}), and "
+        f"{100 * cost.memory_share:.2g} % of its memory ({cost.num_bytes:,} bytes)"
+    )
+    return found[:count], found[-count:][::-1], line
 
 
 def _print_tokens(title: str, chosen: Pushes, colour: str) -> None:

@@ -58,7 +58,7 @@ def write_file(path: Path, content: str) -> None:
         write_whole(path, content)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from None
-    notes.print(f"wrote {path}")
+    notes.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 def print_json(found: dict[str, Any]) -> None:

@@ -58,10 +58,15 @@ def _installed(names: Sequence[str]) -> Iterator[Checked]:
         stores = default_stores()
         folders = [store.folder / name for store in stores for name in store.names()]
         folders += [path for name in stores[0].names() for path in kept_versions(stores[0], name).values()]
+    homes = [store.folder.absolute() for store in default_stores()]
     for folder in folders:
+        name = folder.absolute().name
         try:
             manifest = inspect(folder)
-        except FactorlmError as error:
-            yield Checked(folder.absolute().name, "", str(error))
-        else:
-            yield Checked(manifest.name, manifest.version)
+        except (FactorlmError, OSError) as error:
+            yield Checked(name, "", str(error))
+            continue
+        problem = ""
+        if folder.absolute().parent in homes and name != manifest.name:
+            problem = f"{folder} holds {manifest.name}, so its name says nothing; give the folder that name"
+        yield Checked(manifest.name, manifest.version, problem)

@@ -12,18 +12,28 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from factorlm.factors.build import Built
+    from factorlm.factors.features import Report
     from factorlm.factors.recipe import Recipe
 
 MOST = 4  # processes unless asked for: each takes about 3 GB
 
 
 class Order(NamedTuple):
-    """What every factor is made with: encoder, folder of data sets, store, seed."""
+    """What every factor is made with: encoder, folder of data sets, store, seed; whether it replaces any other."""
 
     model: str
     data: Path
     out: Path
     seed: int
+    replace: bool
+
+
+class Made(NamedTuple):
+    """A factor that is done: its name, what became of it, and how many seconds it took."""
+
+    name: str
+    built: Built
+    seconds: float
 
 
 def usual_jobs(num_heads: int) -> int:
@@ -33,8 +43,13 @@ def usual_jobs(num_heads: int) -> int:
     return 1 if torch.cuda.is_available() else max(1, min(_cores(), MOST, num_heads))
 
 
-def side_by_side(recipes: Sequence[Recipe], order: Order, jobs: int) -> Iterator[tuple[str, Built, float]]:
-    """Make factors in several processes; yields name, result and seconds as each is done.
+def one_by_one(recipes: Sequence[Recipe], order: Order, report: Report) -> Iterator[Made]:
+    """Make factors here; yields each when it is done."""
+    return (_make(recipe, order, report) for recipe in recipes)
+
+
+def side_by_side(recipes: Sequence[Recipe], order: Order, jobs: int) -> Iterator[Made]:
+    """Make factors in several processes; yields each when it is done.
 
     An error ends those that have not begun; what is done stays.
     """
@@ -60,13 +75,17 @@ def _start(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _make(recipe: Recipe, order: Order) -> tuple[str, Built, float]:
+def _make(recipe: Recipe, order: Order, report: Report | None = None) -> Made:
     from factorlm.evaluation.corpora import DataFolder
     from factorlm.factors.build import build
+    from factorlm.factors.features import quiet
     from factorlm.factors.store import Store
     from factorlm.models.loading import load_model
 
     start = time.perf_counter()
     lm = load_model(order.model) if recipe.kind == "head" else None
-    built = build(lm, recipe, DataFolder(order.data).either, Store(order.out), seed=order.seed)
-    return recipe.name, built, time.perf_counter() - start
+    built = build(
+        lm, recipe, DataFolder(order.data).either, Store(order.out), replace=order.replace, seed=order.seed,
+        report=report or quiet,
+    )  # fmt: skip
+    return Made(recipe.name, built, time.perf_counter() - start)

@@ -11,7 +11,7 @@ from factorlm.algebra import Factor, Named, Power
 from factorlm.errors import IncompatibleError, InputError
 from factorlm.factors.unbound import Unbound
 from factorlm.models import CausalLM
-from factorlm.models.loading import load_model
+from factorlm.models.loading import load_present
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class UnboundContrast(Unbound):
     def _model(self, name: str | None, lm: CausalLM) -> CausalLM:
         if name is None or name == lm.name:
             return lm
-        return load_model(name, dtype=str(lm.model.dtype).removeprefix("torch."), device=lm.device.type)
+        return load_present(name, dtype=str(lm.model.dtype).removeprefix("torch."), device=lm.device.type)
 
 
 def contrast(name: str, expert: Factor, anti_expert: Factor) -> Named:

@@ -8,9 +8,7 @@ gives the words their new push (`least_change`); it can pull a word far down, bu
 
 from __future__ import annotations
 
-import ast
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from factorlm.errors import InputError
 from factorlm.factors import store, versions
 from factorlm.factors.calibration import factor_strengths, head_strengths, neutral_states
 from factorlm.factors.head import Head, HeadWeights, UnboundHead
+from factorlm.factors.history import history
 from factorlm.factors.least_change import Surroundings, least_change, wordings
 from factorlm.factors.manifest import Change, LexiconSettings, Manifest
 from factorlm.factors.phrases import edited_phrases
@@ -35,7 +34,6 @@ from factorlm.models import CausalLM
 FORBIDDEN = -4.0  # nats at exponent one that a head gives to what is forbidden
 STRENGTH = 0.2  # nats per token at which effects are shown
 MOVED_SHOWN = 5
-_ACTION = re.compile(r"(allow|forbid|boost) ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
 
 
 @dataclass(frozen=True)
@@ -175,17 +173,6 @@ def check_kind(folder: Path) -> Manifest:
             "factorlm factor create NAME --word WORD --ban"
         )
     return manifest
-
-
-def history(manifest: Manifest) -> dict[str, str]:
-    """What edits did last to each word: allow, forbid or boost."""
-    found: dict[str, str] = {}
-    for change in manifest.changes:
-        for action, words in (("allow", change.allow), ("forbid", change.forbid), ("boost", change.boost)):
-            found |= dict.fromkeys(words, action)
-        if not (change.allow or change.forbid or change.boost):  # of an older release, which wrote them as prose
-            found |= {ast.literal_eval(match[2]): match[1] for match in _ACTION.finditer(change.what)}
-    return found
 
 
 def check_words(allow: Sequence[str], forbid: Sequence[str], boost: Mapping[str, float]) -> None:

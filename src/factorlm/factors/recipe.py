@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from factorlm.errors import InputError, UnknownNameError
 from factorlm.factors.examples import Example
 from factorlm.factors.manifest import NAME_PATTERN, VERSION_PATTERN, LexiconSettings
+from factorlm.factors.passages import passages, plain, untokenised
 from factorlm.factors.training import Description
 from factorlm.settings import Config, explain_validation
 
@@ -24,7 +25,6 @@ Row = Mapping[str, Any]
 Rows = Callable[[str], Sequence[Row]]  # "set/part" -> its rows; plain text has a row for each line, with `text`
 Value = str | int | float | bool
 
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’]*\s+")
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 
 
@@ -124,7 +124,7 @@ class Texts(Config):
         whole = [str(cell[0] if isinstance(cell, list) else cell) for cell in cells]
         if self.is_tokenised:
             whole = [untokenised(text) for text in whole]
-        texts = [text for one in whole for text in (_passages(one, self.sentences) if self.sentences else [one])]
+        texts = [text for one in whole for text in (passages(one, self.sentences) if self.sentences else [one])]
         wanted = self.containing.read(rows) if self.containing else frozenset()
         unwanted = self.without.read(rows) if self.without else frozenset()
         kept = []
@@ -254,9 +254,9 @@ class Recipe(Config):
 
     def held_out(self, rows: Rows) -> dict[str, list[Example]]:
         """The labelled texts of each test, without any that the head learns from."""
-        learned = {_plain(e.text) for e in self.train.read(rows)} if self.train else set()
+        learned = {plain(e.text) for e in self.train.read(rows)} if self.train else set()
         return {
-            name: [e for e in labelled.read(rows) if _plain(e.text) not in learned]
+            name: [e for e in labelled.read(rows) if plain(e.text) not in learned]
             for name, labelled in self.tests.items()
         }
 
@@ -289,23 +289,6 @@ def load_recipe(name: str) -> Recipe:
     if (recipe.train is None) == (not recipe.lexicon):
         raise InputError(f"{path}: either [train] or [[lexicon]] is needed; give one of them")
     return recipe
-
-
-def untokenised(text: str) -> str:
-    """A text without the blanks that tokenisers put around punctuation, and without their marks."""
-    text = text.replace(" @-@ ", "-").replace(" @,@ ", ",").replace(" @.@ ", ".").replace("``", '"').replace("''", '"')
-    text = re.sub(r" ?(n't|'(?:s|re|ve|ll|d|m))\b", r"\1", text)
-    text = re.sub(r"\s+([.,;:!?%)\]])", r"\1", text)
-    return re.sub(r"([(\[$])\s+", r"\1", text)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _passages(text: str, size: int) -> list[str]:
-    sentences = [s for s in SENTENCE_END.split(_plain(text)) if s]
-    return [" ".join(sentences[i : i + size]) for i in range(0, len(sentences), size)]
 
 
 def _chosen(row: Row, where: Mapping[str, tuple[Value, ...]]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from factorlm.errors import InputError, UnknownNameError
 from factorlm.models.causal import CausalLM
-from factorlm.models.fetch import MODELS, fetch
+from factorlm.models.fetch import MODELS, fetch, installed
 from factorlm.models.quiet import quiet_transformers
 
 DEFAULT_MODEL = "smollm2"
@@ -29,16 +29,47 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "auto", device: str = 
         InputError: if there is no such model, or it cannot be read.
         FetchError: if a listed model could not be fetched.
     """
-    return _kept(name, dtype, device)
+    return _kept(name, dtype, device, False)
+
+
+def load_present(name: str, *, dtype: str = "auto", device: str = "auto") -> CausalLM:
+    """As load_model, for a name that stands on a card: only the default model is fetched, others must be here.
+
+    Raises:
+        InputError: if it is not here, or cannot be read.
+    """
+    if name != DEFAULT_MODEL and not is_present(name):
+        how = f"factorlm models fetch {name}" if name in MODELS else f"hf download {name}"
+        raise InputError(
+            f"the model {name!r} that the card names is not here, and nothing is fetched on a card's word; fetch it if "
+            f"you trust it ({how}), or name a model with an option"
+        )
+    return _kept(name, dtype, device, _is_hub_name(name))
+
+
+def is_present(name: str) -> bool:
+    """Whether a model can be read without fetching anything."""
+    if name in MODELS:
+        return any(model.name == name and model.is_fetched for model in installed())
+    if not _is_hub_name(name):
+        return Path(name).is_dir()
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        return False
+    return isinstance(config, str) and any(Path(config).parent.glob("*.safetensors"))
 
 
 @lru_cache(maxsize=4)
-def _kept(name: str, dtype: str, device: str) -> CausalLM:
-    return read_model(name, dtype=dtype, device=device)
+def _kept(name: str, dtype: str, device: str, is_local: bool) -> CausalLM:
+    return read_model(name, dtype=dtype, device=device, is_local=is_local)
 
 
-def read_model(name: str, *, dtype: str = "auto", device: str = "auto") -> CausalLM:
-    """As load_model, but a new object each time."""
+def read_model(name: str, *, dtype: str = "auto", device: str = "auto", is_local: bool = False) -> CausalLM:
+    """As load_model, but a new object each time; `is_local` keeps transformers from asking the hub."""
     import safetensors
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,8 +79,10 @@ def read_model(name: str, *, dtype: str = "auto", device: str = "auto") -> Causa
     number = _number_format(dtype, place)
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=number).to(place)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=is_local)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=number, local_files_only=is_local, use_safetensors=True
+            ).to(place)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"no causal language model can be read from {folder}: {reason}") from error
@@ -70,9 +103,13 @@ def folder_of_model(name: str) -> str:
         return str(fetch(name))
     if Path(name).is_dir():
         return name
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if _is_hub_name(name):
         return name  # a hub name: transformers looks into its cache, then asks the hub
     raise UnknownNameError.of("model", name, MODELS, "or give a folder or a hub name as owner/model")
+
+
+def _is_hub_name(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).is_dir()
 
 
 def _number_format(dtype: str, device: str) -> Any:

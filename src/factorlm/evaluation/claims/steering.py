@@ -20,7 +20,7 @@ from factorlm.evaluation.rivals.rival import digest_of_tensors
 from factorlm.evaluation.workbench import Workbench
 from factorlm.factors.head import Head
 from factorlm.factors.recipe import load_recipe
-from factorlm.factors.training import Description, train_head
+from factorlm.factors.training import train_head
 from factorlm.inference import Model, Sampling
 from factorlm.inference.expression import Composed
 from factorlm.settings import Config

@@ -135,9 +135,14 @@ def _timed(work: Work, examples: list[Example], rank: int, num_own: int) -> dict
     """Seconds of training, as if no text had been read before, and of writing the model's own texts."""
     lm, report, device = work.lm, work.bench.report, work.lm.device
     written: list[str] = []
+
+    def writing(stage: str, done: int, total: int) -> None:
+        written.append(stage)  # nothing is told of texts that were written before
+        report(stage, done, total)
+
     start = clock.seconds(device)
     if num_own:
-        rollouts(lm, num_own, report=lambda stage, done, total: (written.append(stage), report(stage, done, total))[1])
+        rollouts(lm, num_own, report=writing)
     seconds_own = clock.seconds(device) - start
     batches: Counter[int] = Counter()
 

@@ -59,7 +59,7 @@ class WebPlace:
         if not host or parts.query or parts.fragment or "@" in parts.path:
             raise InputError(
                 f"a URL of a store is http(s)://host/path with no ?, # or @ in its path, got "
-                f"{without_secrets(address)!r}; mend it, and write ?, #, @ and / in a password as %3F, %23, %40 and %2F"
+                f"{without_secrets(address)!r}; shorten it, and write ?, #, @, / of a password as %3F, %23, %40, %2F"
             )
         shown = f"[{host}]" if ":" in host else host
         bare = urlunsplit((parts.scheme.lower(), f"{shown}:{port}" if port else shown, parts.path.rstrip("/"), "", ""))
