@@ -12,6 +12,7 @@ from factorlm.factors.head import EncoderCard
 from factorlm.factors.manifest import ContrastSettings, HeadSettings, LexiconSettings, Manifest
 from factorlm.factors.remotes.inspection import inspect
 from factorlm.factors.store import MANIFEST, WEIGHTS, Store, default_stores, read_manifest
+from factorlm.factors.strength import StrengthMap
 from factorlm.factors.versions import kept_versions
 from factorlm.models import CausalLM
 
@@ -24,7 +25,14 @@ def save_head(lm: CausalLM, encoder: str, name: str = "mild", label: str = "") -
     card = EncoderCard(name=encoder, fingerprint=lm.fingerprint, width=lm.width)
     bias_D = 0.5 * torch.randn(lm.width, generator=torch.Generator().manual_seed(3))
     empty = torch.zeros(lm.width, 0)
-    head = Manifest(name=name, label=label, settings=HeadSettings(rank=0), encoder=card, effect={"[b]what": 1.0})
+    head = Manifest(
+        name=name,
+        label=label,
+        settings=HeadSettings(rank=0),
+        encoder=card,
+        effect={"[b]what": 1.0},
+        strengths=StrengthMap(points=((-0.6, -1.0), (0.0, 0.0), (0.6, 1.0))),
+    )
     tensors = {"bias": bias_D, "up": empty, "down": empty.T.contiguous()}
     return default_stores()[0].save(head, tensors)
 
@@ -95,7 +103,7 @@ def test_a_lexicon_shows_its_phrases(run: Run) -> None:
     assert boosted.endswith(", and 28 more")
     assert "-2 nats (1): calm [sea]" in lines
     assert "bans (1): damn" in lines
-    assert "bans (" in run("factor", "show", "safe").out
+    assert ": dangerous, weapon, " in run("factor", "show", "safe").out
 
 
 def test_a_damaged_factor_does_not_hide_the_others(run: Run, tiny_lm: CausalLM) -> None:
@@ -105,7 +113,7 @@ def test_a_damaged_factor_does_not_hide_the_others(run: Run, tiny_lm: CausalLM) 
     rows = [json.loads(line) for line in run("factor", "list", "--json").out.splitlines()]
     assert [row["name"] for row in rows if "problem" in row] == ["mild"]
     assert {"other", "positive"} <= {row["name"] for row in rows}
-    assert "damaged: factorlm factor verify" in run("factor", "list").out
+    assert "mild is damaged: factorlm factor verify mild tells" in run("factor", "list").out
     ran = run("factor", "verify", "--json")
     assert ran.status == 2
     found = {row["name"]: row["problem"] for row in map(json.loads, ran.out.splitlines())}

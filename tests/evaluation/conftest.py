@@ -1,14 +1,19 @@
 """What tests of suites share: the data folder, where it is there, and a bench."""
 
+import gzip
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from factorlm.evaluation.corpora import DEFAULT, DataFolder
 from factorlm.evaluation.workbench import Cache, Workbench
+from factorlm.inference import Model
 from factorlm.inference.expression import Composed
+from factorlm.models import CausalLM
 
 HOUSE = Path(__file__).parents[2]
 
@@ -33,3 +38,31 @@ def bench(data: DataFolder, tmp_path: Path) -> Bench:
         return Workbench(models, data, Cache(tmp_path / "cache"), lambda stage, done, total: None, seed)
 
     return make
+
+
+Compose = Callable[[str], Composed]
+Put = Callable[[str, list[dict[str, Any]]], DataFolder]
+
+
+@pytest.fixture
+def tiny(tiny_lm: CausalLM, make_head: Callable[..., Any]) -> Compose:
+    """Any expression is the tiny model; one with a factor has a head called positive."""
+
+    def compose(expression: str) -> Composed:
+        factor = tiny_lm * make_head(0, name="positive") ** 0.0 if "positive" in expression else tiny_lm
+        return Composed(expression, Model(factor, tiny_lm), (), expression)
+
+    return compose
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    """A function that writes rows as a part of a folder of data."""
+
+    def write(part: str, rows: list[dict[str, Any]]) -> DataFolder:
+        path = tmp_path / f"{part}.jsonl.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+        return DataFolder(tmp_path)
+
+    return write

@@ -13,17 +13,7 @@ import torch
 from factorlm.cli import claim as command
 from factorlm.errors import InputError, UnknownNameError
 from factorlm.evaluation import speed
-from factorlm.evaluation.claims import (
-    CLAIMS,
-    ClaimRecord,
-    heads,
-    measures,
-    products,
-    recorded,
-    run_claim,
-    steering,
-    truncation,
-)
+from factorlm.evaluation.claims import CLAIMS, ClaimRecord, heads, measures, products, recorded, run_claim, truncation
 from factorlm.evaluation.claims.claim import all_of, decide, read_records, write_record
 from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.intervals import Estimate
@@ -31,38 +21,12 @@ from factorlm.evaluation.responses import Sample
 from factorlm.evaluation.texts import Corpus
 from factorlm.evaluation.workbench import Cache
 from factorlm.factors.headed import HeadedModel
-from factorlm.inference import Model, Sampling
+from factorlm.inference import Sampling
 from factorlm.inference.expression import Composed
-from factorlm.models import CausalLM
 
 RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"
 Compose = Callable[[str], Composed]
 Data = Callable[[str, list[dict[str, Any]]], DataFolder]
-
-
-@pytest.fixture
-def tiny(tiny_lm: CausalLM, make_head: Callable[..., Any]) -> Compose:
-    """Any expression is the tiny model; one with a factor has a head called positive."""
-
-    def compose(expression: str) -> Composed:
-        factor = tiny_lm * make_head(0, name="positive") ** 0.0 if "positive" in expression else tiny_lm
-        return Composed(expression, Model(factor, tiny_lm), (), expression)
-
-    return compose
-
-
-@pytest.fixture
-def put(tmp_path: Path) -> Data:
-    """A function that writes rows as a part of a folder of data."""
-    import gzip
-
-    def write(part: str, rows: list[dict[str, Any]]) -> DataFolder:
-        path = tmp_path / f"{part}.jsonl.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-        return DataFolder(tmp_path)
-
-    return write
 
 
 # Rules
@@ -319,66 +283,6 @@ def test_typical_sampling_runs_on_a_model(tiny: Compose, put: Data, tmp_path: Pa
     assert set(samplers) == {"typical 0.5", "nucleus 0.3", "nucleus 1.0"}
     assert samplers["nucleus 0.3"]["nats_per_token"]["value"] < samplers["nucleus 1.0"]["nats_per_token"]["value"]
     assert not math.isnan(record.outcome.numbers["place_between"])
-
-
-# Steering
-
-
-def columns(nats: float, share: float, *, seed: int) -> Any:
-    """Nats, tokens and share of each of 60 prompts, about these."""
-    generator = np.random.default_rng(seed)
-    return np.stack(
-        [20 * nats + generator.normal(0, 1, 60), np.full(60, 20.0), (generator.random(60) < share) * 1.0], 1
-    )
-
-
-@pytest.mark.parametrize(("nats", "verdict"), [(3.2, "holds"), (3.4, "not shown"), (3.6, "does not hold here")])
-def test_ten_factors_by_perplexity(
-    nats: float, verdict: str, tiny: Compose, put: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The base has 3 nats; half as much perplexity again is 3.41."""
-    asked: list[dict[str, float]] = []
-
-    def respond(*given: Any, strengths: dict[str, float], **rest: Any) -> list[list[Sample]]:
-        asked.append(strengths)
-        return [[sample((1,), -nats if strengths else -3.0)]]
-
-    def told(bench: Any, samples: list[list[Sample]]) -> Any:
-        return columns(-samples[0][0].log_prob, 0.5, seed=int(samples[0][0].log_prob != -3.0))
-
-    monkeypatch.setattr(steering, "respond", respond)
-    monkeypatch.setattr(steering, "_columns", told)
-    data = put("set/prompts", [{"prompt": f"prompt {i}"} for i in range(60)])
-    settings = steering.TenSettings(part="set/prompts", prompts=60)
-    record = run_claim("ten-factors-stay-fluent", settings=settings, data=data, compose=tiny, cache=Cache(None))
-    assert record.outcome.verdict == verdict
-    assert asked == [{}, dict.fromkeys(settings.factors, 0.05)]
-    assert len(settings.factors) == 10
-
-
-@pytest.mark.parametrize(
-    ("nats", "share", "verdict"),
-    [
-        (2.8, 0.6, "holds"),
-        (3.0, 0.6, "not shown"),
-        (3.2, 0.6, "does not hold here"),
-        (2.8, 0.1, "does not hold here"),
-    ],
-)
-def test_own_texts_by_perplexity_and_share(
-    nats: float, share: float, verdict: str, tiny: Compose, put: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = {"labelled texts": columns(3.0, 0.6, seed=0), "own texts too": columns(nats, share, seed=1)}
-    monkeypatch.setattr(steering, "respond", lambda *given, stage, **rest: stage)
-    monkeypatch.setattr(steering, "_columns", lambda bench, samples: told[samples])
-    rows = [{"text": f"{word} the {n} river", "label": label} for n in range(40) for label, word in enumerate("ab")]
-    put("review_sentiment_transfer/yelp_dev", rows)
-    put("review_sentiment_transfer/amazon_dev", rows)
-    data = put("set/prompts", [{"prompt": f"prompt {i}"} for i in range(60)])
-    settings = steering.OwnTextsSettings(part="set/prompts", prompts=60, own_texts=8)
-    record = run_claim("own-texts-cost-less", settings=settings, data=data, compose=tiny, cache=Cache(None))
-    assert record.outcome.verdict == verdict
-    assert set(record.outcome.numbers) == {"0.2", "0.4"}
 
 
 # Measures

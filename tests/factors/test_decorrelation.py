@@ -331,7 +331,7 @@ class TestResiduals:
 
 @pytest.mark.model
 def test_double_counting_disappears_on_the_default_model(lm: CausalLM) -> None:
-    """The same head twice, and a head beside one that is mostly made of it."""
+    """The same head twice, a head beside one that has much of it, and two of the shelf."""
     positive, toxic = (bind(factor(name), lm) for name in ("positive", "toxic"))
     assert isinstance(positive, Head)
     assert isinstance(toxic, Head)
@@ -341,7 +341,7 @@ def test_double_counting_disappears_on_the_default_model(lm: CausalLM) -> None:
     assert copied.divergence_after == pytest.approx(0.2, rel=0.02)
     assert copied.movement_after == pytest.approx(copied.movement_alone, rel=0.01)
     assert copied.exponents_after == pytest.approx((clear / 2, clear / 2), rel=0.01)
-    near = replace(toxic, weights=HeadWeights.shift(toxic.weights.bias_D - 2 * positive.weights.bias_D))
+    near = replace(toxic, weights=HeadWeights.shift(toxic.weights.bias_D - 0.5 * positive.weights.bias_D))
     for refit in (
         decorrelated(lm, [(positive, clear), (near, -1.0)]),
         decorrelated(lm, [(positive, clear), (toxic, -1.0)]),

@@ -345,7 +345,7 @@ def test_a_head_of_another_encoder_is_refused(own: Store, tiny_lm: CausalLM) -> 
 @pytest.mark.model
 def test_a_mild_word_is_toxic_no_more(own: Store, lm: CausalLM) -> None:
     edited: Edited = edit(lm, "toxic", allow=["stupid"])
-    assert edited.pushes["stupid"][0].before > 1
+    assert edited.pushes["stupid"][0].before > 0.5
     assert all(push.after == pytest.approx(0, abs=1e-5) for push in edited.pushes["stupid"])
     [row] = word_effect(lm, edited, ["You are so"]).rows
     assert row.before > 4 * row.base

@@ -76,9 +76,12 @@ def list_factors(
         table.add_column(heading, justify="right" if heading in ("AUC", "perplexity", "kB") else "left")
     for folder, manifest in sorted(found, key=lambda row: (row[1].kind, row[1].name)):
         table.add_row(*_row(folder, manifest))
-    for folder, _ in damaged:
-        table.add_row(f"[red]{escape(folder.name)}[/red]", "damaged: factorlm factor verify tells what is wrong")
     console.print(table)
+    for folder, _ in damaged:
+        name = escape(folder.name)
+        console.print(
+            f"[red]{name}[/red] is damaged: factorlm factor verify {name} tells what is wrong", soft_wrap=True
+        )
     doses = ", ".join(f"{dose:+g}" if dose else "0" for dose in SHOWN_DOSES)
     console.print(
         f"[dim]texts that have it, in the eyes of a judge, at strengths {doses}; perplexity under the base at the last "

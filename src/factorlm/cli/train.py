@@ -69,8 +69,9 @@ def train(
     from factorlm.errors import InputError
     from factorlm.factors.examples import from_files, from_table, read_lines, split
     from factorlm.factors.feedback import from_pairs, from_thumbs, split_preferences
-    from factorlm.factors.store import default_stores
+    from factorlm.factors.store import Store, default_stores
     from factorlm.factors.training import Description, train_head
+    from factorlm.factors.versions import supersede
     from factorlm.models.loading import DEFAULT_MODEL, load_model
 
     instruction, teacher_name = from_prompt.strip(), from_lexicon.strip()
@@ -116,7 +117,8 @@ def train(
         lm = load_model(model)
         with progress() as report:
             trained = train_head(lm, examples, about(origin), rank=rank, own_texts=own_texts, seed=seed, report=report)
-    folder = store.save(trained.manifest, trained.tensors, replace=replace)
+    save = supersede if replace else Store.save  # what it replaces is kept
+    folder = save(store, trained.manifest, trained.tensors)
     seconds = sum(trained.seconds.values())
     console.print(
         f"[bold]{name}[/bold] is in {folder} after {seconds:.0f} s; {_quality(trained.manifest)}", soft_wrap=True
