@@ -19,7 +19,7 @@ demo: $(READY)  ## fetch the default model and show what factors do to it
 
 test: $(READY)  ## fetch the models and run the tests (ARGS="-k fetch" for some of them)
 	$(BIN)/factorlm models fetch $(MODELS)
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(READY)  ## formatting, lint, types, import contract, spelling
 	$(BIN)/ruff format --check .
