@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 SHOWN_DOSES = (0.0, 0.2, 0.6)
+WIDE = 120  # columns of a terminal that holds all
+# Heading, and whether it is left out where there is no room.
+COLUMNS = (
+    ("name", False), ("kind", True), ("version", True), ("AUC", False), ("texts that have it", False),
+    ("perplexity", False), ("kB", True), ("licence", True), ("what it is", False),
+)  # fmt: skip
 
 
 @app.command("list")
@@ -37,8 +43,10 @@ def list_factors(
     as_json: Json = False,
 ) -> None:
     """Show the factors that can be named: your own, then those of the package."""
+    from rich.cells import cell_len
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from factorlm.cli.terminal import console
     from factorlm.errors import UnknownNameError
@@ -62,20 +70,18 @@ def list_factors(
             print(json.dumps(row, ensure_ascii=False))
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in (
-        "name",
-        "kind",
-        "version",
-        "AUC",
-        "texts that have it",
-        "perplexity",
-        "kB",
-        "licence",
-        "what it is",
-    ):
-        table.add_column(heading, justify="right" if heading in ("AUC", "perplexity", "kB") else "left")
-    for folder, manifest in sorted(found, key=lambda row: (row[1].kind, row[1].name)):
-        table.add_row(*_row(folder, manifest))
+    shown = [n for n, (_, is_extra) in enumerate(COLUMNS) if console.width >= WIDE or not is_extra]
+    rows = [_row(folder, manifest) for folder, manifest in sorted(found, key=lambda row: (row[1].kind, row[1].name))]
+    for n in shown:
+        heading = COLUMNS[n][0]
+        width = max(cell_len(text) for text in (heading, *(Text.from_markup(row[n]).plain for row in rows)))
+        is_last = n == len(COLUMNS) - 1  # it alone gives way
+        table.add_column(
+            heading, justify="right" if heading in ("AUC", "kB") else "left", no_wrap=not is_last,
+            min_width=None if is_last else width,
+        )  # fmt: skip
+    for row in rows:
+        table.add_row(*(row[n] for n in shown))
     console.print(table)
     for folder, _ in damaged:
         name = escape(folder.name)
@@ -88,6 +94,8 @@ def list_factors(
         "two, times its own[/dim]",
         soft_wrap=True,
     )
+    if len(shown) < len(COLUMNS):
+        console.print("[dim]a wider terminal, and --json, have version, size and licence[/dim]")
 
 
 def _row(folder: Path, manifest: Manifest) -> list[str]:
