@@ -55,7 +55,7 @@ def train(
         typer.Option(
             "--own-texts",
             min=0,
-            help="Also learn from so many texts of the model itself, written once: 4096 steer at less cost.",
+            help="Also learn from so many texts of the model itself, written once; 4096 is usual.",
         ),
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of texts, and of what is drawn.")] = 0,
