@@ -74,14 +74,14 @@ def list_factors(
     rows = [_row(folder, manifest) for folder, manifest in sorted(found, key=lambda row: (row[1].kind, row[1].name))]
     for n in shown:
         heading = COLUMNS[n][0]
-        width = max(cell_len(text) for text in (heading, *(Text.from_markup(row[n]).plain for row in rows)))
+        width = max(cell_len(text) for text in (heading, *(Text.from_markup(cells[n]).plain for cells in rows)))
         is_last = n == len(COLUMNS) - 1  # it alone gives way
         table.add_column(
             heading, justify="right" if heading in ("AUC", "kB") else "left", no_wrap=not is_last,
             min_width=None if is_last else width,
         )  # fmt: skip
-    for row in rows:
-        table.add_row(*(row[n] for n in shown))
+    for cells in rows:
+        table.add_row(*(cells[n] for n in shown))
     console.print(table)
     for folder, _ in damaged:
         name = escape(folder.name)

@@ -84,8 +84,8 @@ def train_head(
     """Learn a bias, scale it to a likelihood ratio, measure its strength map, and write its card.
 
     From labelled texts alone that takes seconds. With texts that the model writes itself, which it does once for all
-    heads, the bias also learns which choices of the model lead to the attribute (factorlm.factors.advantage). With a rank, a map of that rank is learned on top of the bias, and kept if
-    it steers better at equal divergence.
+    heads, the bias also learns which choices of the model lead to the attribute (factorlm.factors.advantage). With a
+    rank, a map of that rank is learned on top of the bias, and kept if it steers better at equal divergence.
 
     Args:
         lm: the shared encoder.
