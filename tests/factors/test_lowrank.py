@@ -13,12 +13,12 @@ from torch import Tensor
 from factorlm.algebra import log_mean
 from factorlm.errors import InputError
 from factorlm.factors.calibration import OPENINGS, auc, evidence, head_strengths
-from factorlm.factors.examples import Example
+from factorlm.factors.examples import Example, evenly
 from factorlm.factors.features import Features, encode
 from factorlm.factors.head import Head, HeadWeights
 from factorlm.factors.lowrank import LowRankLearner, Texts, draw_candidates, fit_low_rank
 from factorlm.factors.separation import NUM_SAMPLES, Separation, separation
-from factorlm.factors.training import Description, Trained, _spread, effect_key, train_head
+from factorlm.factors.training import Description, Trained, effect_key, train_head
 from factorlm.models import CausalLM
 
 KINDS = ("cfjk", "pqrs")  # letters that no merge of the tiny tokenizer joins
@@ -217,10 +217,10 @@ def test_a_rank_must_fit(tiny_lm: CausalLM) -> None:
 
 def test_a_spread_keeps_the_shares_of_classes() -> None:
     examples = [Example(str(n), n < 75) for n in range(100)]
-    some = _spread(examples, 40)
+    some = evenly(examples, 40)
     assert len(some) == len(set(some)) == 40
     assert sum(e.is_positive for e in some) == 30
-    assert _spread(examples, 200) == examples
+    assert evenly(examples, 200) == examples
 
 
 def test_a_difference_must_exceed_its_error() -> None:

@@ -80,13 +80,15 @@ def _build(
     wanted = [recipe for recipe in recipes if force or not is_made(store, recipe, lm)]
     jobs = jobs or usual_jobs(sum(recipe.kind == "head" for recipe in wanted))
     order = Order(model, folder.folder, store.folder, seed, force)
+    num_made = len(recipes) - len(wanted)
     with progress() as report:
+        report("factors", num_made, len(recipes))
         if lm is not None and jobs > 1:
             for own_texts in {recipe.own_texts for recipe in wanted if recipe.kind == "head"} - {0}:
                 rollouts(lm, own_texts, report=report)  # once, by all cores, before the others ask for them
         made = side_by_side(wanted, order, jobs) if jobs > 1 else one_by_one(wanted, order, report)
-        for number, (name, built, seconds) in enumerate(made):
-            report("factors", len(recipes) - len(wanted) + number + 1, len(recipes))
+        for number, (name, built, seconds) in enumerate(made, num_made + 1):
+            report("factors", number, len(recipes))
             calibration = built.manifest.calibration
             evidence = f"held-out AUC {calibration.dev_auc:.3f}, " if calibration else ""
             console.print(f"[bold]{name}[/bold] {evidence}{seconds:.0f} s", soft_wrap=True)

@@ -170,11 +170,9 @@ def _data(manifest: Manifest) -> Section:
     columns = (Column(title="set"), Column(title="licence"), Column(title="credit"))
     rows: tuple[tuple[Cell, ...], ...] = tuple((s.name, s.licence, s.credit) for s in manifest.data.train)
     texts = manifest.data.train[0].num_texts
-    own = (
-        f"the sets below, and from {manifest.data.own_texts} that the encoder wrote" if manifest.data.own_texts else ""
-    )
+    own = f", and from {manifest.data.own_texts} that the encoder wrote" if manifest.data.own_texts else ""
     return Section(
         title="Data",
-        lead=f"It learned from {texts} texts of {own or 'the sets below'}:",
+        lead=f"It learned from {texts} texts of the sets below{own}:",
         blocks=(Table(title="Training texts", columns=columns, rows=rows),),
     )

@@ -80,8 +80,7 @@ class PrefixValue:
 
 def beginnings(features: Features) -> Features:
     """The first LONGEST tokens of each text."""
-    first_N = torch.searchsorted(features.owner_N, features.owner_N)
-    is_early_N = torch.arange(len(features.owner_N)) - first_N < LONGEST
+    is_early_N = _places(features) < LONGEST
     return Features(features.hidden_ND[is_early_N], features.token_N[is_early_N], features.owner_N[is_early_N])
 
 
@@ -149,12 +148,16 @@ def fit_advantage(unembedding_VD: Tensor, value: PrefixValue, texts: Rollouts, *
 
 def _prefixes(features: Features) -> Tensor:
     """Running mean of the states of each text, and the last of them, at every token, [N, 2 D]."""
-    hidden_ND, owner_N = features.hidden_ND.float(), features.owner_N
-    first_N = torch.searchsorted(owner_N, owner_N)
+    hidden_ND, place_N = features.hidden_ND.float(), _places(features)
+    first_N = torch.arange(len(place_N)) - place_N
     total_ND = hidden_ND.double().cumsum(0)
     before_ND = total_ND[first_N] - hidden_ND[first_N].double()
-    count_N = torch.arange(len(owner_N)) - first_N + 1
-    return torch.cat([((total_ND - before_ND) / count_N[:, None]).float(), hidden_ND], 1)
+    return torch.cat([((total_ND - before_ND) / (place_N + 1)[:, None]).float(), hidden_ND], 1)
+
+
+def _places(features: Features) -> Tensor:
+    """The number of each token in its text, from zero, [N]."""
+    return torch.arange(len(features.owner_N)) - torch.searchsorted(features.owner_N, features.owner_N)
 
 
 def _balanced(features: Features, label_B: Tensor) -> tuple[Tensor, Tensor]:

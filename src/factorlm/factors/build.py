@@ -56,20 +56,25 @@ def check_replaceable(store: Store, recipe: Recipe) -> None:
     Raises:
         InputError: if it was made otherwise, or changed since, or cannot be read.
     """
+    if what := _other(store, recipe):
+        raise InputError(
+            f"{recipe.name!r} in {store.folder} {what}, and would be superseded; rename the recipe, take another "
+            "--out, or --force it, which keeps the old one among its versions"
+        )
+
+
+def _other(store: Store, recipe: Recipe) -> str:
+    """What is the matter with a factor of that name that the recipe cannot make again; empty if there is none."""
     if recipe.name not in store.names():
-        return
+        return ""
     try:
         manifest = read_manifest(store.folder / recipe.name)
     except IntegrityError:
-        what = "cannot be read"
-    else:
-        if manifest.data.recipe_digest and manifest.data.recipe == _command(recipe) and not manifest.changes:
-            return
-        what = "has been changed" if manifest.changes else "was not made by its recipe"
-    raise InputError(
-        f"{recipe.name!r} in {store.folder} {what}, and would be superseded; rename the recipe, take another --out, or "
-        "--force it, which keeps the old one among its versions"
-    )
+        return "cannot be read"
+    if manifest.changes:
+        return "has been changed"
+    is_its_own = manifest.data.recipe_digest and manifest.data.recipe == recipe.command
+    return "" if is_its_own else "was not made by its recipe"
 
 
 def build(
@@ -125,17 +130,11 @@ def build(
 
 def _put(store: Store, recipe: Recipe, manifest: Manifest, tensors: dict[str, Tensor] | None = None) -> Path:
     """Save it; what its recipe made before can be made again, but anything else is kept."""
-    try:
-        check_replaceable(store, recipe)
-    except InputError:
+    if _other(store, recipe):
         return versions.supersede(store, manifest, tensors)
     return store.save(manifest, tensors, replace=True)
 
 
-def _command(recipe: Recipe) -> str:
-    return f"factorlm factor build {recipe.name}"
-
-
 def _dated(manifest: Manifest, recipe: Recipe) -> Manifest:
-    data = manifest.data.model_copy(update={"recipe": _command(recipe), "recipe_digest": recipe.digest})
+    data = manifest.data.model_copy(update={"recipe": recipe.command, "recipe_digest": recipe.digest})
     return manifest.model_copy(update={"version": recipe.version, "data": data})

@@ -9,21 +9,18 @@ as there are tokens it is exact.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
+from factorlm.factors import kept
 from factorlm.factors.calibration import OPENING_TOKENS, OPENINGS, STATES_MEASURED, neutral_states
 from factorlm.factors.head import Head
-from factorlm.files import write_whole
 from factorlm.models import CausalLM
 from factorlm.models.fetch import cache_folder
 
@@ -73,20 +70,13 @@ def neutral_places(lm: CausalLM) -> Places:
     key = (lm.fingerprint, str(lm.model.dtype), OPENINGS, OPENING_TOKENS, STATES_MEASURED, TOP, TAIL)
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
     path = cache_folder() / "features" / f"neutral-{digest}.safetensors"
-    if path.is_file():
-        try:
-            kept = safetensors.torch.load_file(path)
-            found = (kept["hidden_ND"], kept["token_NC"].long(), kept["share_NC"])
-            return Places(*(tensor.to(lm.device) for tensor in found))
-        except (safetensors.SafetensorError, KeyError):
-            path.unlink(missing_ok=True)  # damaged: find them again
+    if (found := kept.find(path, "hidden_ND", "token_NC", "share_NC")) is not None:
+        hidden_ND, token_NC, share_NC = (tensor.to(lm.device) for tensor in found)
+        return Places(hidden_ND, token_NC.long(), share_NC)
     states = neutral_states(lm)
     token_NC, log_share_NC = choose(states.log_prob_NV, torch.Generator().manual_seed(0))
     places = Places(states.hidden_ND.float(), token_NC, log_share_NC.exp())
-    tensors = {"hidden_ND": places.hidden_ND, "token_NC": token_NC.int(), "share_NC": places.share_NC}
-    content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-    with contextlib.suppress(OSError):  # a cache that cannot be written saves no time, and that is all
-        write_whole(path, content)
+    kept.keep(path, {"hidden_ND": places.hidden_ND, "token_NC": token_NC.int(), "share_NC": places.share_NC})
     return places
 
 

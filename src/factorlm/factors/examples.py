@@ -9,11 +9,14 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from factorlm.errors import InputError
 
 FEWEST_TEXTS = 10  # of each class; below that nothing can be held out
 DEV_SHARE, MOST_DEV = 0.15, 600
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,12 @@ class Split:
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
+
+
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """At most this many, taken evenly: examples come sorted by class, and shares of classes shall stay."""
+    count = min(most, len(items))
+    return [items[n * len(items) // count] for n in range(count)]
 
 
 def read_lines(path: Path | str) -> list[str]:

@@ -5,17 +5,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from factorlm.algebra import pad_left, pad_right
+from factorlm.factors import kept
 from factorlm.models import CausalLM
 from factorlm.models.fetch import cache_folder
 
@@ -75,13 +73,10 @@ def encode(
         keep: whether to keep the states on disk for the next head on the same texts.
     """
     path = _path(lm, texts, prompts, longest)
-    if path.is_file():
-        try:
-            kept = safetensors.torch.load_file(path)
-            report("reading texts", len(texts), len(texts))
-            return Features(kept["hidden_ND"], kept["token_N"].long(), kept["owner_N"].long())
-        except (safetensors.SafetensorError, KeyError):
-            path.unlink()  # damaged: read the texts again
+    if (found := kept.find(path, "hidden_ND", "token_N", "owner_N")) is not None:
+        report("reading texts", len(texts), len(texts))
+        hidden_ND, token_N, owner_N = found
+        return Features(hidden_ND, token_N.long(), owner_N.long())
     rows = tokenized(lm, texts, longest=longest)
     before = [[*lm.start_ids, *lm.encode_text(prompt)[-LONGEST_PROMPT:]] for prompt in prompts or [""] * len(rows)]
     order = sorted(range(len(rows)), key=lambda i: (len(before[i]) + len(rows[i]), len(rows[i])))
@@ -102,24 +97,9 @@ def encode(
         torch.tensor([i for i, row in enumerate(rows) for _ in row]),
     )
     if keep:
-        tensors = {
-            "hidden_ND": features.hidden_ND,
-            "token_N": features.token_N.int(),
-            "owner_N": features.owner_N.int(),
-        }
-        keep_tensors(tensors, path)
+        indices = {"token_N": features.token_N.int(), "owner_N": features.owner_N.int()}
+        kept.keep(path, {"hidden_ND": features.hidden_ND, **indices})
     return features
-
-
-def keep_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write them under a temporary name, then rename; a cache that cannot be written saves no time, and that is all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(tensors, partial)
-        partial.replace(path)
-    except (OSError, safetensors.SafetensorError):
-        partial.unlink(missing_ok=True)
 
 
 def _path(lm: CausalLM, texts: Sequence[str], prompts: Sequence[str] | None, longest: int) -> Path:

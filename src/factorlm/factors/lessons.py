@@ -13,7 +13,7 @@ from torch import Tensor
 from factorlm.algebra import PAD, Factor, LocalProduct, log_normalize, pad_left, pad_right
 from factorlm.errors import InputError
 from factorlm.factors.calibration import OPENINGS
-from factorlm.factors.examples import FEWEST_TEXTS
+from factorlm.factors.examples import FEWEST_TEXTS, evenly
 from factorlm.factors.features import Report, quiet, tokenized
 from factorlm.factors.nucleus import draw_nucleus
 from factorlm.models import CausalLM
@@ -65,8 +65,7 @@ def neutral_texts(
     """
     generator = torch.Generator().manual_seed(seed)
     openings = [*OPENINGS, *(f"{time} {subject}" for time in TIMES for subject in SUBJECTS)]
-    num_texts = min(num_texts or len(openings), len(openings))
-    openings = [openings[n * len(openings) // num_texts] for n in range(num_texts)]
+    openings = evenly(openings, num_texts or len(openings))
     texts = []
     for part, factor in enumerate((lm, LocalProduct(lm * teacher))):
         rows = [lm.encode_text(opening) for opening in openings[part::2]]

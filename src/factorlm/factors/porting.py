@@ -27,7 +27,7 @@ from torch import Tensor
 from factorlm.errors import IncompatibleError, InputError
 from factorlm.factors.build import build
 from factorlm.factors.calibration import auc, calibrate, evidence, head_strengths, neutral_states
-from factorlm.factors.examples import Example, fingerprint, split
+from factorlm.factors.examples import Example, evenly, fingerprint, split
 from factorlm.factors.features import Report, encode, quiet
 from factorlm.factors.head import EncoderCard, Head, HeadWeights, UnboundHead
 from factorlm.factors.manifest import Calibration, DataCard, Manifest, Source
@@ -110,7 +110,7 @@ def port_head(
     if old.fingerprint == new.fingerprint:
         raise InputError(f"{manifest.name} is made for {new.name} already, so there is nothing to port; name another")
     held_out = split(examples).dev if examples else ()
-    dev = _evenly(held_out, MOST_TESTED)
+    dev = evenly(held_out, MOST_TESTED)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     moved = move_head(old, new, weights, texts=texts, seed=seed, report=report)
@@ -263,12 +263,6 @@ def _correlation(x_SN: Tensor, y_SN: Tensor, weight_S: Tensor, fold_S: Tensor) -
     x_SN, y_SN = centred(x_SN), centred(y_SN)
     both, of_x, of_y = (float((weight_S1 * a * b).sum()) for a, b in ((x_SN, y_SN), (x_SN, x_SN), (y_SN, y_SN)))
     return both / max((of_x * of_y) ** 0.5, 1e-300)
-
-
-def _evenly(examples: Sequence[Example], most: int) -> list[Example]:
-    """At most this many, in the shares of the classes that they have, by which they come sorted."""
-    count = min(most, len(examples))
-    return [examples[n * len(examples) // count] for n in range(count)]
 
 
 def _tested(examples: Sequence[Example]) -> tuple[Source, ...]:

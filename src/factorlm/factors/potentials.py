@@ -13,6 +13,7 @@ from torch import Tensor
 
 from factorlm.algebra import PAD, Factor, Term, log_mean, names_of, pad_left, pad_right
 from factorlm.factors.calibration import OPENINGS, neutral_states
+from factorlm.factors.examples import evenly
 from factorlm.factors.features import Report, quiet, tokenized
 from factorlm.factors.head import Head
 from factorlm.models import CausalLM
@@ -179,9 +180,7 @@ class Texts:
 
 def texts_of(lm: CausalLM, lines: Sequence[str]) -> Texts:
     """Lines of a corpus, each a unit of its own: at most MOST_TEXTS, taken evenly, and of each the first tokens."""
-    count = min(MOST_TEXTS, len(lines))
-    some = [lines[n * len(lines) // count] for n in range(count)]
-    rows = [tuple(row) for row in tokenized(lm, some) if row]
+    rows = [tuple(row) for row in tokenized(lm, evenly(lines, MOST_TEXTS)) if row]
     return Texts((lm.start_ids,) * len(rows), tuple(rows), tuple(range(len(rows))))
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from factorlm.errors import InputError, UnknownNameError
-from factorlm.factors.examples import Example
+from factorlm.factors.examples import Example, evenly
 from factorlm.factors.manifest import NAME_PATTERN, VERSION_PATTERN, LexiconSettings
 from factorlm.factors.passages import passages, plain, untokenised
 from factorlm.factors.training import Description
@@ -139,8 +139,7 @@ class Texts(Config):
             if self.not_matching and re.search(self.not_matching, text):
                 continue
             kept.append(text)
-        count = min(self.most or len(kept), len(kept))
-        return [kept[n * len(kept) // count] for n in range(count)] if count else []
+        return evenly(kept, self.most or len(kept))
 
 
 class Labelled(Config):
@@ -231,6 +230,11 @@ class Recipe(Config):
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
+    def command(self) -> str:
+        """What makes the factor."""
+        return f"factorlm factor build {self.name}"
+
+    @property
     def about(self) -> Description:
         """What the card shall say."""
         return Description(
@@ -239,7 +243,7 @@ class Recipe(Config):
             label=self.label,
             licence=self.licence,
             sources=tuple((s.name, s.licence, s.credit) for s in self.sources),
-            recipe=f"factorlm factor build {self.name}",
+            recipe=self.command,
         )
 
     def examples(self, rows: Rows) -> list[Example]:

@@ -9,13 +9,12 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from factorlm.algebra import pad_left
-from factorlm.factors.features import Report, keep_tensors, quiet
+from factorlm.factors import kept
+from factorlm.factors.features import Report, quiet
 from factorlm.factors.nucleus import most_probable, quantile
 from factorlm.models import CausalLM
 from factorlm.models.fetch import cache_folder
@@ -65,12 +64,9 @@ def rollouts(lm: CausalLM, count: int, *, seed: int = 0, report: Report = quiet)
         report: told of progress.
     """
     path = _path(lm, count, seed)
-    if path.is_file():
-        try:
-            kept = safetensors.torch.load_file(path)
-            return Rollouts(kept["hidden_BTD"], kept["token_BT"].long(), kept["mean_BTD"])
-        except (safetensors.SafetensorError, KeyError):
-            path.unlink()  # damaged: draw the texts again
+    if (found := kept.find(path, "hidden_BTD", "token_BT", "mean_BTD")) is not None:
+        hidden_BTD, token_BT, mean_BTD = found
+        return Rollouts(hidden_BTD, token_BT.long(), mean_BTD)
     generator = torch.Generator().manual_seed(seed)
     openings = [f"{subject} {verb}" for subject, verb in itertools.product(SUBJECTS, VERBS)]
     order = torch.cat([torch.randperm(len(openings), generator=generator) for _ in range(-(-count // len(openings)))])
@@ -81,7 +77,7 @@ def rollouts(lm: CausalLM, count: int, *, seed: int = 0, report: Report = quiet)
         batches.append(_drawn(lm, batch, generator))
         report("writing texts to learn from", start + len(batch), count)
     drawn = Rollouts(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
-    keep_tensors({"hidden_BTD": drawn.hidden_BTD, "token_BT": drawn.token_BT.int(), "mean_BTD": drawn.mean_BTD}, path)
+    kept.keep(path, {"hidden_BTD": drawn.hidden_BTD, "token_BT": drawn.token_BT.int(), "mean_BTD": drawn.mean_BTD})
     return drawn
 
 
@@ -94,7 +90,7 @@ def _drawn(lm: CausalLM, rows: list[list[int]], generator: torch.Generator) -> t
         log_prob_BV[:, list(lm.vocabulary.end_ids)] = -torch.inf
         prob_BV = torch.zeros_like(log_prob_BV)
         for row_R, prob_RK, token_RK in most_probable(log_prob_BV.softmax(-1), TOP_P):
-            prob_BV[row_R] = prob_BV[row_R].scatter(1, token_RK, prob_RK / prob_RK.sum(-1, keepdim=True))
+            prob_BV[row_R[:, None], token_RK] = prob_RK / prob_RK.sum(-1, keepdim=True)
         token_B = quantile(
             prob_BV, torch.rand(len(rows), generator=generator, dtype=torch.float64).to(prob_BV.device)
         ).cpu()

@@ -12,7 +12,7 @@ from torch import Tensor
 from factorlm.errors import InputError
 from factorlm.factors import advantage
 from factorlm.factors.calibration import Calibrated, auc, calibrate, evidence, head_strengths
-from factorlm.factors.examples import Example, fingerprint, split
+from factorlm.factors.examples import Example, evenly, fingerprint, split
 from factorlm.factors.features import Features, Report, encode, quiet, tokenized
 from factorlm.factors.head import EncoderCard, Head, HeadWeights
 from factorlm.factors.lowrank import MOST_TEXTS, fit_low_rank
@@ -122,7 +122,7 @@ def train_head(
     if own_texts:
         written = rollouts(lm, own_texts, report=report)
         stage("writing texts")
-        some = _spread(parts.train, advantage.MOST_TEXTS)
+        some = evenly(parts.train, advantage.MOST_TEXTS)
         read = encode(lm, [e.text for e in some], longest=advantage.LONGEST, report=report)
         stage("reading more texts")
         held_out = advantage.beginnings(dev_features), dev_label_B
@@ -134,7 +134,7 @@ def train_head(
     fitted = _measured(lm, HeadWeights.shift(bias_D), dev_features, dev_label_B, report)
     stage("calibrating")
     if rank:
-        some = _spread(parts.train, MOST_TEXTS)
+        some = evenly(parts.train, MOST_TEXTS)
         train_features = encode(lm, [e.text for e in some], report=report)
         bias = fitted.calibrated.weights
         weights = fit_low_rank(
@@ -209,12 +209,6 @@ def effect_key(what: str) -> str:
 def _effect(measured: Separation, what: str) -> dict[str, float]:
     key = effect_key(what)
     return {key: round(measured.value, 4), key + ERROR: round(measured.standard_error, 4)}
-
-
-def _spread(examples: Sequence[Example], most: int) -> list[Example]:
-    """At most this many, taken evenly: they come sorted by class, and shares of classes shall stay."""
-    count = min(most, len(examples))
-    return [examples[n * len(examples) // count] for n in range(count)]
 
 
 def measured_auc(lm: CausalLM, weights: HeadWeights, examples: list[Example], report: Report = quiet) -> float:

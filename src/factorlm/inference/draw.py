@@ -13,9 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from factorlm.algebra import PAD, log_normalize
+from factorlm.factors.nucleus import MOST_SORTED, quantile
 from factorlm.settings import Config
-
-MOST_SORTED = 2048  # tokens: they hold the usual mass of nucleus sampling in most rows; the others are sorted whole
 
 
 class Sampling(Config):
@@ -82,9 +81,7 @@ def draw(log_prob_BV: Tensor, uniform_B: Tensor) -> Tensor:
         log_prob_BV: normalised; every row has a possible token.
         uniform_B: numbers in [0, 1), float64.
     """
-    cumulative_BV = log_prob_BV.double().exp().cumsum(-1)
-    target_B1 = uniform_B.to(cumulative_BV)[:, None] * cumulative_BV[:, -1:]
-    return torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0].clamp(max=log_prob_BV.shape[-1] - 1)
+    return quantile(log_prob_BV.double().exp(), uniform_B.to(log_prob_BV.device))
 
 
 def generator_of(seed: int, prompt_ids: Sequence[int], sample: int) -> torch.Generator:

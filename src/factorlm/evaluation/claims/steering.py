@@ -30,13 +30,11 @@ MOST_PERPLEXITY = 1.5
 JUDGE, LABEL = "sentiment", "positive"
 
 
-class TenSettings(Config):
-    """Factors and sizes.
+class _Writing(Config):
+    """How texts are written.
 
     Attributes:
         model: the base.
-        factors: of the store, all at once.
-        strength: of each, in nats per token.
         part: of data, with prompts.
         prompts: how many.
         max_tokens: of a text.
@@ -44,15 +42,25 @@ class TenSettings(Config):
     """
 
     model: str = "smollm2"
+    part: str = "sentiment_prompts/neutral"
+    prompts: PositiveInt = 200
+    max_tokens: PositiveInt = 20
+    sampling: Sampling = Sampling(top_p=0.9)
+
+
+class TenSettings(_Writing):
+    """Factors, and how texts are written with them.
+
+    Attributes:
+        factors: of the store, all at once.
+        strength: of each, in nats per token.
+    """
+
     factors: tuple[str, ...] = (
         "positive", "polite", "simple", "romantic", "humorous", "dialogue", "subjective", "childlike", "science",
         "fantasy",
     )  # fmt: skip
     strength: PositiveFloat = 0.05
-    part: str = "sentiment_prompts/neutral"
-    prompts: PositiveInt = 200
-    max_tokens: PositiveInt = 20
-    sampling: Sampling = Sampling(top_p=0.9)
 
 
 def _ten(bench: ClaimBench, settings: TenSettings) -> Outcome:
@@ -108,28 +116,19 @@ TEN_FACTORS = Claim(
 )
 
 
-class OwnTextsSettings(Config):
-    """Heads and sizes.
+class OwnTextsSettings(_Writing):
+    """Heads, and how texts are written with them.
 
     Attributes:
-        model: the base.
         recipe: of the head, whose labelled texts both learn from.
         own_texts: that one of them learns from besides.
         strengths: in nats per token.
-        part: of data, with prompts.
-        prompts: how many.
-        max_tokens: of a text.
-        sampling: how tokens are drawn.
     """
 
-    model: str = "smollm2"
     recipe: str = "positive"
     own_texts: PositiveInt = 4096
     strengths: tuple[PositiveFloat, ...] = (0.2, 0.4)
-    part: str = "sentiment_prompts/neutral"
     prompts: PositiveInt = 300
-    max_tokens: PositiveInt = 20
-    sampling: Sampling = Sampling(top_p=0.9)
 
 
 def _own_texts(bench: ClaimBench, settings: OwnTextsSettings) -> Outcome:

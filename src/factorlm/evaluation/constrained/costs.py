@@ -16,7 +16,7 @@ from factorlm.evaluation.constrained.sections import Found
 from factorlm.evaluation.constrained.ways import FACTORISED, MONOLITHIC, PROMPT, Work
 from factorlm.evaluation.document import Cell, Column, Section, Table
 from factorlm.factors import Head, advantage, bind, factor
-from factorlm.factors.examples import Example, fingerprint, split
+from factorlm.factors.examples import Example, evenly, fingerprint, split
 from factorlm.factors.features import LONGEST_TEXT, encode
 from factorlm.factors.rollouts import rollouts
 from factorlm.factors.store import folder_of, read_manifest
@@ -154,9 +154,9 @@ def _timed(work: Work, examples: list[Example], rank: int, num_own: int) -> dict
     start = clock.seconds(device)
     train_head(lm, examples, Description("timed"), rank=rank, own_texts=num_own, seed=work.bench.seed, report=counting)
     parts = split(examples)
-    read = [(parts.dev, LONGEST_TEXT)]
+    read: list[tuple[Sequence[Example], int]] = [(parts.dev, LONGEST_TEXT)]
     if num_own:
-        read.append((parts.train[: advantage.MOST_TEXTS], advantage.LONGEST))
+        read.append((evenly(parts.train, advantage.MOST_TEXTS), advantage.LONGEST))
     for part, longest in read:
         if not batches[len(part)]:  # found on disk: what reading takes is added
             texts = [e.text for e in part]

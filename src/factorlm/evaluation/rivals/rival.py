@@ -12,7 +12,7 @@ from torch import Tensor
 
 from factorlm.algebra import Factor, Product
 from factorlm.evaluation.rivals.kept import Kept
-from factorlm.factors.examples import Example, Split
+from factorlm.factors.examples import Example, Split, evenly
 from factorlm.factors.features import Report
 from factorlm.inference.expression import Composed
 from factorlm.inference.model import Model
@@ -93,6 +93,5 @@ def _spread(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
     kept: list[Example] = []
     for is_positive in (True, False):
         mine = [e for e in examples if e.is_positive == is_positive]
-        count = min(most, len(mine))
-        kept += [mine[n * len(mine) // count] for n in range(count)]
+        kept += evenly(mine, most)
     return tuple(kept)
