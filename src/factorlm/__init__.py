@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from factorlm.algebra import Interpolation, LocalProduct, Mixture
     from factorlm.factors import factor, lexicon, prompt
-    from factorlm.inference import Model, Sampling, interpolate, load, mix
+    from factorlm.inference import Model, Particles, Sampling, interpolate, load, mix
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,7 @@ _HOMES = {
     "LocalProduct": "factorlm.algebra",
     "Mixture": "factorlm.algebra",
     "Model": "factorlm.inference",
+    "Particles": "factorlm.inference",
     "Sampling": "factorlm.inference",
     "factor": "factorlm.factors",
     "interpolate": "factorlm.inference",
@@ -38,6 +39,7 @@ __all__ = [
     "LocalProduct",
     "Mixture",
     "Model",
+    "Particles",
     "Sampling",
     "__version__",
     "factor",

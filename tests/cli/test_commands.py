@@ -54,6 +54,22 @@ def test_generate_for_people_and_as_a_page(run: Run, tmp_path: Path) -> None:
     assert "http" not in content
 
 
+def test_generate_with_particles(run: Run) -> None:
+    words = ["generate", "The food was", "--factor", "positive^1.5", "--max-tokens", "4", "--dtype", "float32",
+             "--sampler", "smc", "--particles", "3", "--limit", "cut"]  # fmt: skip
+    ran = run(*words, "--n", "2", "--json")
+    assert ran.status == 0
+    for response in objects(ran.out):
+        particles = response["particles"]
+        assert particles["number"] == 3
+        assert 1 <= particles["effective_size"] <= 3
+        assert response["log_prob"] == pytest.approx(particles["log_weight"] - particles["log_z"])
+    shown = run(*words, "--explain")
+    assert shown.status == 0
+    assert "drawn from 3 particles" in shown.out
+    assert "not independent" in shown.out
+
+
 def test_score_names_evidence_and_bits(run: Run, tmp_path: Path) -> None:
     texts = ["I loved this place, wonderful!", "I hated it. Terrible service."]
     ran = run("score", "-", "--factor", "positive", "--json", stdin="\n".join(texts).encode())

@@ -10,9 +10,10 @@ import torch
 
 import factorlm as fl
 from factorlm.algebra import Factor, LocalProduct, Mixture, pad_left, pad_right
-from factorlm.errors import InputError, UnknownNameError
+from factorlm.errors import DeadEndError, InputError, UnknownNameError
 from factorlm.factors.head import EncoderCard, Head
 from factorlm.factors.manifest import HeadSettings, Manifest
+from factorlm.factors.sequence import pattern_factor
 from factorlm.factors.store import Store
 from factorlm.factors.strength import StrengthMap
 from factorlm.models import CausalLM
@@ -212,3 +213,30 @@ def test_what_cannot_be_scored_or_explained(plain: fl.Model) -> None:
         plain.score("a" * 300)
     with pytest.raises(InputError, match="text to explain is needed"):
         plain.explain("a", "")
+
+
+def test_particles_answer_with_what_was_drawn(plain: fl.Model, make_head: MakeHead) -> None:
+    steered = plain * make_head(3) ** 1.5
+    settings = fl.Particles(number=6, threshold=1.0)
+    found = steered.generate(PROMPTS, n=2, max_tokens=8, seed=3, particles=settings, explain=True)
+    assert [r.prompt for r in found] == [p for p in PROMPTS for _ in range(2)]
+    for response in found:
+        population = response.population
+        assert population is not None
+        chosen = population.drawn()
+        assert response.token_ids == population.token_ids[chosen]
+        assert response.text == population.texts[chosen]
+        assert response.log_prob == population.log_weights[chosen] - population.log_z
+        assert response.explanation is not None
+        assert response.base_log_prob == pytest.approx(
+            math.fsum(t["base_log_prob"] for t in response.explanation.as_json()), abs=FLOAT32
+        )
+        assert len(population.effective_sizes) <= 8
+    [alone] = steered.generate(PROMPTS[2], max_tokens=8, seed=3, particles=settings)
+    assert alone.token_ids == found[4].token_ids  # whatever else is written
+
+
+def test_a_text_that_no_particle_finds_is_refused(plain: fl.Model) -> None:
+    never = pattern_factor("never", "no such text", plain.lm.vocabulary)
+    with pytest.raises(DeadEndError, match="4 particles"):
+        (plain * never).generate("a", max_tokens=3, particles=fl.Particles(number=4))

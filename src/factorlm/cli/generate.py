@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
     from factorlm.algebra import Factor
     from factorlm.factors.doses import Choice
-    from factorlm.inference import Model, Response, Sampling
+    from factorlm.inference import Model, Particles, Response, Sampling
+    from factorlm.inference.population import Population
 
-SAMPLERS = ("local",)
+SAMPLERS = ("local", "smc", "importance", "metropolis")
+TEXTS_SHOWN = 5
 OVERSHOOT = 1.3  # times what factors move the base one by one: worth a warning
 
 
@@ -37,7 +39,24 @@ def generate(
     n: Annotated[int, typer.Option("--n", min=1, help="Number of texts.")] = 1,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=0, help="Most tokens of a text.")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Of all randomness.")] = 0,
-    sampler: Annotated[str, typer.Option("--sampler", help="local: normalised at each token.")] = "local",
+    sampler: Annotated[
+        str,
+        typer.Option(
+            "--sampler",
+            help="local: normalised at each token; smc, importance or metropolis: over texts, with particles.",
+        ),
+    ] = "local",
+    particles: Annotated[int, typer.Option("--particles", min=2, help="Texts that each text is drawn from.")] = 16,
+    resampling: Annotated[
+        str, typer.Option("--resampling", help="stratified, systematic, residual or multinomial.")
+    ] = "stratified",
+    ess: Annotated[
+        float,
+        typer.Option("--ess", min=0, max=1, help="Resample when this share of the particles is not effective."),
+    ] = 0.5,
+    limit: Annotated[
+        str, typer.Option("--limit", help="With particles, at the last token: end forces an end, cut does not.")
+    ] = "end",
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the most probable token.")] = 1.0,
     top_k: Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option("--top-p", help="Keep the most probable tokens up to this mass.")] = 1.0,
@@ -61,12 +80,14 @@ def generate(
 
     Example: factorlm generate "The food was" --factor positive=0.4 --factor toxic=-0.3 --max-tokens 40 --explain
     """
-    from factorlm.cli.terminal import print_json, read_prompt, sampling_of, write_file
+    from factorlm.cli.terminal import print_json, progress, read_prompt, sampling_of, write_file
     from factorlm.errors import UnknownNameError
+    from factorlm.factors.features import quiet
     from factorlm.inference.expression import compose
 
     if sampler not in SAMPLERS:
         raise UnknownNameError.of("sampler", sampler, SAMPLERS)
+    population = _particles(sampler, particles, resampling, ess, limit)
     choices = faders.chosen(faders.parse_targets(target))
     wanted = faders.parse(factor + [f"{name}={choice.strength!r}" for name, choice in choices.items()])
     sampling = sampling_of(
@@ -83,13 +104,15 @@ def generate(
     plain.encode_prompt(prompt, max_tokens, chat=chat)  # complain before anything slow
     composed = _fitted(faders.compose(plain, wanted), choices, budget, decorrelate)
     with_explanation = explain or html is not None
-    if n == 1 and not as_json:
+    if n == 1 and not as_json and population is None:
         response = _stream(composed, prompt, max_tokens, seed, sampling, chat, explain, with_explanation)
         responses = [response]
     else:
-        responses = composed.generate(
-            prompt, n=n, max_tokens=max_tokens, seed=seed, sampling=sampling, chat=chat, explain=with_explanation
-        )
+        with progress() as report:
+            responses = composed.generate(
+                prompt, n=n, max_tokens=max_tokens, seed=seed, sampling=sampling, chat=chat, explain=with_explanation,
+                particles=population, report=report if population else quiet,
+            )  # fmt: skip
         for number, response in enumerate(responses, 1):
             if as_json:
                 print_json(as_object(composed, response, seed))
@@ -100,6 +123,27 @@ def generate(
 
         explanations = [r.explanation for r in responses if r.explanation is not None]
         write_file(html, page("What each factor did", explanations))
+
+
+def _particles(sampler: str, number: int, scheme: str, threshold: float, limit: str) -> Particles | None:
+    """Settings of a sampler that works with particles; None for the local one."""
+    from pydantic import ValidationError
+
+    from factorlm.errors import UnknownNameError
+    from factorlm.inference import Particles
+    from factorlm.inference.resampling import SCHEMES
+    from factorlm.settings import explain_validation
+
+    if scheme not in SCHEMES:
+        raise UnknownNameError.of("scheme of resampling", scheme, SCHEMES)
+    if sampler == "local":
+        return None
+    try:
+        return Particles.model_validate(
+            {"method": sampler, "number": number, "scheme": scheme, "threshold": threshold, "limit": limit}
+        )
+    except ValidationError as error:
+        raise explain_validation(error, "the particles") from None
 
 
 def _fitted(model: Model, choices: dict[str, Choice], budget: float | None, decorrelate: bool) -> Model:
@@ -171,6 +215,8 @@ def as_object(model: Model, response: Response, seed: int) -> dict[str, Any]:
         "seed": seed,
         "factors": factor_numbers(model),
     }
+    if response.population is not None:
+        found["particles"] = response.population.as_json()
     if response.explanation is not None:
         found["attribution"] = response.explanation.as_json()
     return found
@@ -211,8 +257,34 @@ def _show(model: Model, response: Response, number: int, explain: bool) -> None:
     console.print(response.prompt, end="", style="dim", markup=False, highlight=False, soft_wrap=True)
     text = response.explanation.coloured() if explain and response.explanation else response.text
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if response.population is not None:
+        _show_population(response.population, with_texts=explain)
     if explain:
         _explain(model, response)
+
+
+def _show_population(population: Population, *, with_texts: bool) -> None:
+    """What the particles say of themselves; their texts are shown with weights, as they are no independent samples."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from factorlm.cli.terminal import console
+
+    effective = population.effective_sizes[-1] if population.effective_sizes else len(population.texts)
+    moved = "" if population.acceptance is None else f", {population.acceptance:.0%} of moves accepted"
+    console.print(
+        f"[dim]drawn from {len(population.texts)} particles: {effective:.1f} effective, {population.num_ancestors} "
+        f"first ancestors, resampled {len(population.resampled)} times{moved}; log Z {population.log_z:.2f} ± "
+        f"{population.log_z_error:.2f} nats[/dim]",
+        soft_wrap=True,
+    )
+    if with_texts:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("weight", justify="right")
+        table.add_column("text of the particles, not independent", overflow="fold")
+        for text, weight in list(population.distribution.items())[:TEXTS_SHOWN]:
+            table.add_row(f"{weight:.2f}", Text(" ".join(text.split())))
+        console.print(table)
 
 
 def _explain(model: Model, response: Response) -> None:

@@ -87,6 +87,26 @@ class HeadedModel(Factor):
         return State(logit_BV.log_softmax(-1), (encoded, exponent_BK))
 
 
+@dataclass(frozen=True, eq=False)
+class HeadedProduct(HeadedModel):
+    """The product of a language model and heads that read it, not normalised: p(v | h) exp(sum_k a_k e_v . g_k(h)).
+
+    Equal to lm * head_1 ** a_1 * ..., its slow twin, to rounding.
+    """
+
+    def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
+        """See Factor."""
+        terms = [Term(head, exponent) for head, exponent in zip(self.heads, self.exponents, strict=True)]
+        return unflatten([Term(self.lm), *terms]).score(prefix_BT, text_BT)
+
+    @torch.no_grad()
+    def _state(self, encoded: Encoded, exponent_BK: Tensor) -> State:
+        hidden_BD = encoded.hidden_BD
+        both_MV = self.lm.unembed(torch.cat([self.shifted(hidden_BD, exponent_BK), hidden_BD.float()]))
+        logit_BV, base_BV = both_MV.chunk(2)
+        return State(logit_BV - base_BV.logsumexp(-1, keepdim=True), (encoded, exponent_BK))
+
+
 def fuse(factor: Factor) -> Factor:
     """An equal composition that shares the unembedding wherever it can.
 
@@ -95,15 +115,26 @@ def fuse(factor: Factor) -> Factor:
     """
     if not isinstance(factor, LocalProduct):
         return factor
-    terms = merge(flatten(factor.base))
+    joined, rest = _joined(factor.base, HeadedModel)
+    if joined is None or (rest and isinstance(joined, CausalLM)):
+        return factor
+    return LocalProduct(unflatten([Term(joined), *rest])) if rest else joined
+
+
+def fuse_product(factor: Factor) -> Factor:
+    """As `fuse`, for the product of whole texts that is not normalised: always equal to the factor itself."""
+    joined, rest = _joined(factor, HeadedProduct)
+    return factor if joined is None else unflatten([Term(joined), *rest])
+
+
+def _joined(product: Factor, kind: type[HeadedModel]) -> tuple[Factor | None, list[Term]]:
+    """The language model of a product with the heads that read it, as one factor, and the other terms."""
+    terms = merge(flatten(product))
     base = next((t for t in terms if isinstance(t.factor, CausalLM) and t.is_plain), None)
     if base is None:
-        return factor
+        return None, terms
+    assert isinstance(base.factor, CausalLM)
     mine = [t for t in terms if isinstance(t.factor, Head) and t.factor.lm is base.factor]
     rest = [t for t in terms if t is not base and t not in mine]
-    if not mine:
-        return factor if rest else base.factor
     heads = tuple(t.factor for t in mine if isinstance(t.factor, Head))
-    assert isinstance(base.factor, CausalLM)
-    headed = HeadedModel(base.factor, heads, tuple(t.exponent for t in mine))
-    return LocalProduct(unflatten([Term(headed), *rest])) if rest else headed
+    return kind(base.factor, heads, tuple(t.exponent for t in mine)) if mine else base.factor, rest

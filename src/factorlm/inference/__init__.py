@@ -4,12 +4,16 @@ from factorlm.inference.draw import Sampling
 from factorlm.inference.explanation import Explanation
 from factorlm.inference.local import sample_local
 from factorlm.inference.model import Model, interpolate, load, mix
+from factorlm.inference.particles import Particles, sample_particles
+from factorlm.inference.population import Population
 from factorlm.inference.reading import Reading, read
 from factorlm.inference.results import Response, Score
 
 __all__ = [
     "Explanation",
     "Model",
+    "Particles",
+    "Population",
     "Reading",
     "Response",
     "Sampling",
@@ -19,4 +23,5 @@ __all__ = [
     "mix",
     "read",
     "sample_local",
+    "sample_particles",
 ]

@@ -30,18 +30,21 @@ from factorlm.algebra import (
     unflatten,
 )
 from factorlm.errors import IncompatibleError, InputError
+from factorlm.factors.features import Report, quiet
 from factorlm.factors.named import factor as named_factor
 from factorlm.factors.unbound import bind
 from factorlm.inference.draw import Sampling, generator_of
 from factorlm.inference.explanation import Explanation
 from factorlm.inference.local import Row
+from factorlm.inference.particles import Particles, sample_particles
+from factorlm.inference.population import Population
 from factorlm.inference.reading import Reading, read
 from factorlm.inference.results import Response, Score
-from factorlm.inference.stream import Stream
+from factorlm.inference.stream import Stream, responses_of
 from factorlm.inference.strengths import exponent_of
 from factorlm.models import CausalLM
 from factorlm.models.loading import DEFAULT_MODEL, load_model
-from factorlm.text import TextStream
+from factorlm.text import TextStream, Vocabulary
 
 ByRow = float | Sequence[float]  # one number for all rows, or one for each
 PLAIN = Sampling()
@@ -124,8 +127,13 @@ class Model:
         exponents: Mapping[str, ByRow] | None = None,
         chat: bool = False,
         explain: bool = False,
+        particles: Particles | None = None,
+        report: Report = quiet,
     ) -> list[Response]:
         """Continue each prompt n times; responses come prompt by prompt.
+
+        Without particles a text is drawn from the local product, normalised at each token; with them from the global
+        product, normalised over texts, in the limit of many particles. Each response has particles of its own.
 
         The same seed, prompt and settings give the same text, whatever else is in the
         batch (to rounding of about 1e-5 nats in float32).
@@ -140,10 +148,23 @@ class Model:
             exponents: of factors, by name; one number, or one for each prompt.
             chat: whether a prompt is a user's message, to be answered, rather than a text to be continued.
             explain: whether to find what each factor did to each token.
+            particles: how the global product is sampled; None samples the local one.
+            report: told of progress where particles are drawn.
 
         Raises:
             InputError: for an empty prompt, one longer than the context, or settings that cannot be used.
+            DeadEndError: if a text, or all particles of one, cannot go on.
         """
+        if particles is not None:
+            model, rows, row_prompts = self._rows(prompts, n, max_tokens, seed, sampling, strengths, exponents, chat)
+            populations = sample_particles(
+                model.factor, [row.prompt_ids for row in rows], [row.generator for row in rows],
+                max_tokens=max_tokens, particles=particles, sampling=sampling, report=report,
+            )  # fmt: skip
+            for row, population in zip(rows, populations, strict=True):
+                _take(row, population, self.lm.vocabulary)
+            found = responses_of(model.factor, self.lm.vocabulary, rows, row_prompts, explain=explain)
+            return [replace(r, population=p) for r, p in zip(found, populations, strict=True)]
         run = self.stream(
             prompts,
             n=n,
@@ -171,19 +192,7 @@ class Model:
         chat: bool = False,
     ) -> Stream:
         """As `generate`, but gives out text as it becomes certain, in whole characters: iterate over the result."""
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if n < 1 or max_tokens < 0:
-            raise InputError(f"n is at least 1 and max_tokens at least 0, got {n} and {max_tokens}")
-        rows, row_prompts = [], []
-        for text in texts:
-            prompt_ids = self.encode_prompt(text, max_tokens, chat=chat)
-            for sample in range(n):
-                rows.append(Row(prompt_ids, generator_of(seed, prompt_ids, sample), TextStream(sampling.stop)))
-                row_prompts.append(text)
-        strengths, exponents = (
-            {k: _repeated(v, len(texts), n) for k, v in (m or {}).items()} for m in (strengths, exponents)
-        )
-        model = self.steered(strengths, exponents) if strengths or exponents else self
+        model, rows, row_prompts = self._rows(prompts, n, max_tokens, seed, sampling, strengths, exponents, chat)
         return Stream(model.factor, self.lm.vocabulary, rows, row_prompts, max_tokens, sampling)
 
     def score(
@@ -258,6 +267,33 @@ class Model:
         self._check_length(text, len(prompt_ids) + max_tokens)
         return prompt_ids
 
+    def _rows(
+        self,
+        prompts: str | Sequence[str],
+        n: int,
+        max_tokens: int,
+        seed: int,
+        sampling: Sampling,
+        strengths: Mapping[str, ByRow] | None,
+        exponents: Mapping[str, ByRow] | None,
+        chat: bool,
+    ) -> tuple[Model, list[Row], list[str]]:
+        """The steered model, the texts to write, and the prompt of each."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if n < 1 or max_tokens < 0:
+            raise InputError(f"n is at least 1 and max_tokens at least 0, got {n} and {max_tokens}")
+        rows, row_prompts = [], []
+        for text in texts:
+            prompt_ids = self.encode_prompt(text, max_tokens, chat=chat)
+            for sample in range(n):
+                rows.append(Row(prompt_ids, generator_of(seed, prompt_ids, sample), TextStream(sampling.stop)))
+                row_prompts.append(text)
+        strengths, exponents = (
+            {k: _repeated(v, len(texts), n) for k, v in (m or {}).items()} for m in (strengths, exponents)
+        )
+        model = self.steered(strengths, exponents) if strengths or exponents else self
+        return model, rows, row_prompts
+
     def _check_length(self, text: str, num_tokens: int) -> None:
         if num_tokens > self.lm.max_tokens:
             raise InputError(
@@ -301,6 +337,17 @@ def _together(
     shares = tuple(weights) if weights is not None else (1 / len(models),) * len(models)
     parts = tuple(LocalProduct(m.factor) if not isinstance(m.factor, LocalProduct) else m.factor for m in models)
     return replace(models[0], factor=Named(name, kind(parts, shares)))
+
+
+def _take(row: Row, population: Population, vocabulary: Vocabulary) -> None:
+    """Fill the row with the text that was drawn."""
+    chosen = population.drawn()
+    row.token_ids = list(population.token_ids[chosen])
+    row.log_probs = [population.log_weights[chosen] - population.log_z]
+    row.finish_reason = population.finish_reasons[chosen]
+    for token in row.token_ids:
+        row.stream.push(vocabulary.token_bytes[token])
+    row.stream.finish()
 
 
 def _score(text: str, num_tokens: int, reading: Reading, b: int) -> Score:

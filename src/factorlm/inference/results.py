@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from factorlm.inference.explanation import Explanation
+from factorlm.inference.population import Population
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,11 +18,13 @@ class Response:
         prompt_ids: the tokens of that, with a start token or the turns of a conversation.
         text: without prompt, end token and stop string.
         token_ids: as drawn, an end token included.
-        log_prob: of the drawn tokens under the composed model (untruncated, temperature one), in nats.
+        log_prob: of the drawn tokens under the composed model (untruncated, temperature one), in nats: normalised at
+            each token, or, where particles were drawn, over texts, by their estimate of the normaliser.
         base_log_prob: of the same tokens under the base model alone, in nats.
         finish_reason: "end", "stop" or "length".
         exponents: of each factor.
         explanation: what each factor did, if it was asked for.
+        population: the particles that it was drawn from, if it was.
     """
 
     prompt: str
@@ -33,6 +36,7 @@ class Response:
     finish_reason: str
     exponents: dict[str, float]
     explanation: Explanation | None = None
+    population: Population | None = None
 
 
 @dataclass(frozen=True)

@@ -41,25 +41,29 @@ class Stream(Iterator[Event]):
 
     def responses(self, *, explain: bool = False) -> list[Response]:
         """The finished responses, in the order of the prompts."""
-        rows = self.rows
-        with torch.inference_mode():
-            texts = pad_left([row.prompt_ids for row in rows]), pad_right([row.token_ids for row in rows])
-            reading = (
-                read(self._factor, *texts, with_contributions=True) if explain else read_base(self._factor, *texts)
-            )
-        return [
-            Response(
-                prompt=prompt,
-                prompt_ids=tuple(row.prompt_ids),
-                text=row.stream.text,
-                token_ids=tuple(row.token_ids),
-                log_prob=math.fsum(row.log_probs),
-                base_log_prob=float(reading.base_log_prob_BT[b].double().sum()),
-                finish_reason=row.finish_reason or "length",
-                exponents=dict(zip(reading.names, reading.exponents_BK[b].tolist(), strict=True)),
-                explanation=Explanation.of(reading, b, row.token_ids, self._vocabulary, prompt)
-                if explain and row.token_ids
-                else None,
-            )
-            for b, (row, prompt) in enumerate(zip(rows, self._prompts, strict=True))
-        ]
+        return responses_of(self._factor, self._vocabulary, self.rows, self._prompts, explain=explain)
+
+
+@torch.inference_mode()
+def responses_of(
+    factor: Factor, vocabulary: Vocabulary, rows: list[Row], prompts: list[str], *, explain: bool
+) -> list[Response]:
+    """Responses from rows that were written, each with its prompt."""
+    texts = pad_left([row.prompt_ids for row in rows]), pad_right([row.token_ids for row in rows])
+    reading = read(factor, *texts, with_contributions=True) if explain else read_base(factor, *texts)
+    return [
+        Response(
+            prompt=prompt,
+            prompt_ids=tuple(row.prompt_ids),
+            text=row.stream.text,
+            token_ids=tuple(row.token_ids),
+            log_prob=math.fsum(row.log_probs),
+            base_log_prob=float(reading.base_log_prob_BT[b].double().sum()),
+            finish_reason=row.finish_reason or "length",
+            exponents=dict(zip(reading.names, reading.exponents_BK[b].tolist(), strict=True)),
+            explanation=Explanation.of(reading, b, row.token_ids, vocabulary, prompt)
+            if explain and row.token_ids
+            else None,
+        )
+        for b, (row, prompt) in enumerate(zip(rows, prompts, strict=True))
+    ]

@@ -1,0 +1,141 @@
+"""Particles of one prompt: their texts, weights, resampling, and what is drawn from them."""
+
+# Axes: N particles.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from factorlm.factors.nucleus import quantile
+from factorlm.inference.population import Population, relative_variance
+from factorlm.inference.resampling import Scheme, effective_size
+from factorlm.text import TextStream, Vocabulary
+
+
+@dataclass
+class Particle:
+    """A text being written.
+
+    Attributes:
+        root: number of the first particle that it comes from.
+        token_ids: what was drawn.
+        log_weight: of the text so far under the composition.
+        judged: what each judge said last.
+        finish_reason: why it goes on no more; empty while it does.
+    """
+
+    root: int
+    token_ids: tuple[int, ...] = ()
+    log_weight: float = 0.0
+    judged: tuple[float, ...] = ()
+    finish_reason: str = ""
+
+
+@dataclass
+class Crowd:
+    """The particles of one prompt, with randomness of their own.
+
+    Attributes:
+        log_weight_N: of each particle since they were last resampled, float64.
+    """
+
+    prompt_ids: tuple[int, ...]
+    generator: torch.Generator
+    particles: list[Particle]
+    log_weight_N: Tensor
+    log_z: float = 0.0
+    effective_sizes: list[float] = field(default_factory=list)
+    resampled: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, prompt_ids: Sequence[int], generator: torch.Generator, number: int) -> Crowd:
+        """As many empty texts as `number`."""
+        start = [Particle(n) for n in range(number)]
+        return cls(tuple(prompt_ids), generator, start, torch.zeros(number, dtype=torch.float64))
+
+    def uniform(self) -> Tensor:
+        """A number in [0, 1) for each particle."""
+        return torch.rand(len(self.particles), generator=self.generator, dtype=torch.float64)
+
+    def resample(self, scheme: Scheme, threshold: float, step: int) -> list[int]:
+        """The ancestor of each particle, which takes its place if too few particles carry the weight.
+
+        Args:
+            scheme: how ancestors are drawn.
+            threshold: the share of effective particles that is enough; 0 is always enough, 1 never.
+            step: number of the token that comes next.
+        """
+        size = effective_size(self.log_weight_N)
+        self.effective_sizes.append(size)
+        everyone = list(range(len(self.particles)))
+        enough = threshold * len(everyone) if threshold < 1 else math.inf
+        if size == 0 or size >= enough:
+            return everyone
+        ancestors = scheme(self.log_weight_N.softmax(0), self.uniform()).tolist()
+        self.log_z += _log_mean(self.log_weight_N)
+        self.log_weight_N = torch.zeros_like(self.log_weight_N)
+        self.particles = [replace(self.particles[a]) for a in ancestors]
+        self.resampled.append(step)
+        return ancestors
+
+    def result(self, method: str, vocabulary: Vocabulary, stops: tuple[str, ...]) -> Population:
+        """The population, and the text that is drawn from it."""
+        is_dead = effective_size(self.log_weight_N) == 0
+        weight_N = torch.zeros_like(self.log_weight_N) if is_dead else self.log_weight_N.softmax(0)
+        roots = [p.root for p in self.particles]
+        variance = relative_variance(weight_N.tolist(), roots, len(self.resampled))
+        log_z = self.log_z + _log_mean(self.log_weight_N)
+        chosen, acceptance = None, None
+        if method == "metropolis" and not is_dead:
+            visited, accepted = chain(self.log_weight_N.tolist(), self.uniform().tolist())
+            chosen = visited[-1]
+            weight_N = torch.bincount(torch.tensor(visited), minlength=len(roots)).double() / len(visited)
+            acceptance = accepted / (len(visited) - 1)
+        elif not is_dead:
+            chosen = int(quantile(weight_N[None], self.uniform()[:1])[0])
+        return Population(
+            method=method,
+            token_ids=tuple(p.token_ids for p in self.particles),
+            texts=tuple(_characters(vocabulary, p.token_ids, stops) for p in self.particles),
+            weights=tuple(weight_N.tolist()),
+            log_weights=tuple(p.log_weight for p in self.particles),
+            log_z=log_z,
+            log_z_variance=variance,
+            effective_sizes=tuple(self.effective_sizes),
+            resampled=tuple(self.resampled),
+            roots=tuple(roots),
+            chosen=chosen,
+            acceptance=acceptance,
+            finish_reasons=tuple(p.finish_reason or "length" for p in self.particles),
+        )
+
+
+def _characters(vocabulary: Vocabulary, token_ids: Sequence[int], stops: tuple[str, ...]) -> str:
+    stream = TextStream(stops)
+    for token in token_ids:
+        stream.push(vocabulary.token_bytes[token])
+    stream.finish()
+    return stream.text
+
+
+def _log_mean(log_weight_N: Tensor) -> float:
+    return float(log_weight_N.logsumexp(0)) - math.log(len(log_weight_N))
+
+
+def chain(log_weights: list[float], uniforms: list[float]) -> tuple[list[int], int]:
+    """States of a Markov chain whose proposals are the texts in turn, and how many moves it made.
+
+    Independence Metropolis-Hastings: Tierney (1994).
+    """
+    here, visited, accepted = 0, [0], 0
+    for there in range(1, len(log_weights)):
+        ahead = log_weights[there]
+        if log_weights[here] == -math.inf or math.log(max(uniforms[there], 1e-300)) < ahead - log_weights[here]:
+            accepted, here = accepted + 1, there
+        visited.append(here)
+    return visited, accepted

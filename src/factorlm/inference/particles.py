@@ -1,0 +1,232 @@
+"""Samplers of the global product p(x) ∝ prod_k w_k(x)^a_k: particles that are drawn locally and weighed globally."""
+
+# Axes: A particles still written, N particles of one population, P populations, V vocabulary.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from factorlm.algebra import Factor, Power, device_of, flatten, log_normalize, merge, pad_left, rows_of, unflatten
+from factorlm.errors import InputError, UnknownNameError
+from factorlm.factors.features import Report, quiet
+from factorlm.factors.headed import fuse_product
+from factorlm.factors.nucleus import quantile
+from factorlm.factors.sequence import SequenceFactor
+from factorlm.inference.crowd import Crowd, Particle
+from factorlm.inference.draw import Sampling, proposal
+from factorlm.inference.population import Population
+from factorlm.inference.resampling import SCHEMES
+from factorlm.settings import Config
+
+MOST_ROWS = 128  # written at once; more populations wait
+
+
+class Particles(Config):
+    """How the global product is sampled. A text is the law of the product only in the limit of many particles.
+
+    Attributes:
+        method: "smc" (sequential Monte Carlo: unlikely particles give way to copies of likely ones while they are
+            written), "importance" (none gives way; one is drawn by weight at the end) or "metropolis" (each text is
+            a proposal to a Markov chain, which its last state is drawn from).
+        number: of particles.
+        scheme: of resampling: stratified, systematic, residual or multinomial.
+        threshold: resample when the effective number of particles falls below this share; 1 resamples at each
+            token, 0 never.
+        limit: what becomes of a text at the last token: "end" forces an end token, so that the product over all
+            texts of at most so many tokens is sampled; "cut" lets it be, so that it is the product over texts that
+            are cut there.
+    """
+
+    method: Literal["smc", "importance", "metropolis"] = "smc"
+    number: Annotated[int, Field(ge=2, le=4096)] = 16
+    scheme: str = "stratified"
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    limit: Literal["end", "cut"] = "end"
+
+
+@torch.inference_mode()
+def sample_particles(
+    factor: Factor,
+    prompts: Sequence[Sequence[int]],
+    generators: Sequence[torch.Generator],
+    *,
+    max_tokens: int,
+    particles: Particles,
+    sampling: Sampling,
+    report: Report = quiet,
+) -> list[Population]:
+    """A population of weighted texts for each prompt, from which one is drawn unless all are impossible.
+
+    The proposal is the local product, and particles are resampled before a token is drawn (fully adapted), so that
+    copies go different ways; what judges whole texts weighs in when a token was drawn. A temperature T raises the
+    weight of whole texts to 1 / T. Where tokens are truncated, the law is that of the texts that are left.
+
+    Source: Lew et al. (2023), arXiv:2306.03081; fully adapted filters, Pitt and Shephard (1999).
+
+    Args:
+        factor: any composition.
+        prompts: what each population continues, in tokens.
+        generators: the randomness of each population.
+        max_tokens: most tokens of a text, its end included.
+        particles: how many, and what is done with them.
+        sampling: temperature, truncation and stop strings.
+        report: told of progress.
+
+    Raises:
+        InputError: for settings that have no meaning for whole texts.
+    """
+    if particles.scheme not in SCHEMES:
+        raise UnknownNameError.of("scheme of resampling", particles.scheme, SCHEMES)
+    if sampling.temperature == 0 or sampling.repetition_penalty != 1:
+        raise InputError(
+            "particles are drawn from a distribution over whole texts: a temperature above 0 and no repetition "
+            f"penalty are needed, got {sampling.temperature:g} and {sampling.repetition_penalty:g}; or take the "
+            "local sampler"
+        )
+    if sampling.temperature != 1:
+        factor = Power(factor, 1 / sampling.temperature)
+    found: list[Population] = []
+    size = max(1, MOST_ROWS // particles.number)
+    for start in range(0, len(prompts), size):
+        some = list(range(start, min(start + size, len(prompts))))
+        crowds = [Crowd.of(prompts[p], generators[p], particles.number) for p in some]
+        if max_tokens > 0:
+            run = _Run(rows_of(factor, some), crowds, max_tokens, particles, sampling)
+            for step in range(max_tokens):
+                report("writing", start * max_tokens + (step + 1) * len(some), len(prompts) * max_tokens)
+                if not run.step():
+                    break
+        found += [crowd.result(particles.method, factor.vocabulary, sampling.stop) for crowd in crowds]
+    return found
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """A factor that looks at whole texts, and its exponent."""
+
+    factor: SequenceFactor
+    exponent: Tensor | float
+
+    def __call__(self, crowd: Crowd, particle: Particle, p: int) -> float:
+        judge = self.factor.finished if particle.finish_reason else self.factor.unfinished
+        nats = judge(crowd.prompt_ids, particle.token_ids)
+        exponent = (
+            self.exponent
+            if not isinstance(self.exponent, Tensor)
+            else self.exponent.flatten()[p if self.exponent.ndim else 0]
+        )
+        return -math.inf if nats == -math.inf else float(exponent) * nats
+
+
+class _Run:
+    """Some crowds that are written together, one token after the other."""
+
+    def __init__(
+        self, factor: Factor, crowds: list[Crowd], max_tokens: int, particles: Particles, sampling: Sampling
+    ) -> None:
+        terms = merge(flatten(factor))
+        self.judges = [_Judge(t.factor, t.exponent) for t in terms if isinstance(t.factor, SequenceFactor)]
+        steps = [t for t in terms if not isinstance(t.factor, SequenceFactor)]
+        if not steps:
+            raise InputError("factors that judge whole texts need a language model to write them; multiply one")
+        self.model = fuse_product(unflatten(steps))
+        self.crowds, self.max_tokens, self.particles, self.sampling = crowds, max_tokens, particles, sampling
+        self.scheme = SCHEMES[particles.scheme]
+        self.threshold = particles.threshold if particles.method == "smc" else 0.0
+        self.end_ids = list(factor.vocabulary.end_ids)
+        self.vocabulary = factor.vocabulary
+        prefix_BT = pad_left([list(crowd.prompt_ids) for crowd in crowds]).to(device_of(factor))
+        place_A = torch.arange(len(crowds)).repeat_interleave(particles.number)
+        self.state = self.model.reorder(self.model.start(prefix_BT), place_A.to(prefix_BT.device))
+        self.alive = [(p, n) for p in range(len(crowds)) for n in range(particles.number)]  # rows of the state
+        self.num_steps = 0
+        for crowd in crowds:
+            for particle in crowd.particles:
+                particle.judged = (0.0,) * len(self.judges)
+
+    def step(self) -> bool:
+        """Write one more token of every particle; whether any goes on."""
+        last = self.num_steps == self.max_tokens - 1
+        log_weight_AV = self._allowed(self.state.log_weight_BV, force_end=last and self.particles.limit == "end")
+        total_A = log_weight_AV.logsumexp(-1).double()
+        for (p, n), total in zip(self.alive, total_A.tolist(), strict=True):
+            self.crowds[p].log_weight_N[n] += total
+        row_A = self._resampled()
+        if not row_A:
+            return False
+        if row_A != list(range(len(log_weight_AV))):
+            index_A = torch.tensor(row_A, device=log_weight_AV.device)
+            self.state, log_weight_AV = self.model.reorder(self.state, index_A), log_weight_AV[index_A]
+        uniforms = {p: self.crowds[p].uniform() for p in sorted({p for p, _ in self.alive})}
+        uniform_A = torch.stack([uniforms[p][n] for p, n in self.alive]).to(log_weight_AV.device)
+        token_A = quantile(log_weight_AV.double().softmax(-1), uniform_A)
+        step_A = log_weight_AV.gather(1, token_A[:, None])[:, 0].double()
+        going = []
+        for a, ((p, n), token, nats) in enumerate(zip(self.alive, token_A.tolist(), step_A.tolist(), strict=True)):
+            particle = self.crowds[p].particles[n]
+            particle.token_ids += (token,)
+            particle.log_weight += nats
+            particle.finish_reason = self._finished(particle, token, last)
+            self._judge(p, n)
+            if not particle.finish_reason and self.crowds[p].log_weight_N[n] > -math.inf:
+                going.append(a)
+        self.num_steps += 1
+        if not going:
+            return False
+        if len(going) < len(self.alive):
+            index_A = torch.tensor(going, device=token_A.device)
+            self.state, token_A = self.model.reorder(self.state, index_A), token_A[index_A]
+            self.alive = [self.alive[a] for a in going]
+        self.state = self.model.extend(self.state, token_A)
+        return True
+
+    def _allowed(self, log_weight_AV: Tensor, *, force_end: bool) -> Tensor:
+        """Log weights of the tokens that may be drawn; -inf for the others."""
+        plain = self.sampling.model_copy(update={"temperature": 1.0})
+        if (plain.top_k, plain.top_p, plain.min_p, plain.typical_p) != (0, 1.0, 0.0, 1.0):
+            is_kept_AV = proposal(log_normalize(log_weight_AV), plain) > -torch.inf
+            log_weight_AV = torch.where(is_kept_AV, log_weight_AV, -torch.inf)
+        if force_end and self.end_ids:
+            ended_AV = torch.full_like(log_weight_AV, -torch.inf)
+            ended_AV[:, self.end_ids] = self.state.log_weight_BV[:, self.end_ids]
+            return ended_AV
+        return log_weight_AV
+
+    def _resampled(self) -> list[int]:
+        """The row of the state that each particle goes on from; dead and finished ones have none."""
+        row_of = {place: a for a, place in enumerate(self.alive)}
+        rows, alive = [], []
+        for p, crowd in enumerate(self.crowds):
+            if not any((p, n) in row_of for n in range(len(crowd.particles))):
+                continue  # all its texts are finished
+            for n, ancestor in enumerate(crowd.resample(self.scheme, self.threshold, self.num_steps)):
+                if (p, ancestor) in row_of and crowd.log_weight_N[n] > -math.inf:
+                    rows.append(row_of[p, ancestor])
+                    alive.append((p, n))
+        self.alive = alive
+        return rows
+
+    def _judge(self, p: int, n: int) -> None:
+        """Weigh what was drawn; psi of the text so far takes the place of psi before."""
+        crowd, particle = self.crowds[p], self.crowds[p].particles[n]
+        now = tuple(judge(crowd, particle, p) for judge in self.judges)
+        gained = sum(new - old for new, old in zip(now, particle.judged, strict=True))
+        particle.judged = now
+        particle.log_weight += gained
+        crowd.log_weight_N[n] += gained
+
+    def _finished(self, particle: Particle, token: int, last: bool) -> str:
+        if token in self.end_ids:
+            return "end"
+        if self.sampling.stop:
+            text = self.vocabulary.decode(particle.token_ids).decode(errors="replace")
+            if any(stop in text for stop in self.sampling.stop):
+                return "stop"
+        return "length" if last else ""
