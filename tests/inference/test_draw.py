@@ -15,6 +15,8 @@ from torch import Tensor
 from factorlm.algebra import PAD
 from factorlm.inference import draw as drawing
 from factorlm.inference.draw import Sampling, draw, generator_of, proposal
+from factorlm.inference.repetition import losses, runs
+from factorlm.text import Vocabulary
 
 FALSE_ALARM = 1e-6
 EXACT = 1e-9  # float64
@@ -47,6 +49,8 @@ def twin(log_prob: list[float], sampling: Sampling, read: list[int]) -> list[flo
     if sampling.repetition_penalty != 1:
         penalized = [lp * sampling.repetition_penalty if v in read else lp for v, lp in enumerate(log_prob)]
         log_prob = normalized(penalized, everything)
+    if sampling.dry_multiplier:
+        log_prob = normalized([lp - loss(read, v, sampling) for v, lp in enumerate(log_prob)], everything)
     if sampling.temperature == 0:
         return [0.0 if v == max(everything, key=lambda w: log_prob[w]) else -math.inf for v in everything]
     log_prob = normalized([lp / sampling.temperature for lp in log_prob], everything)
@@ -62,7 +66,30 @@ def twin(log_prob: list[float], sampling: Sampling, read: list[int]) -> list[flo
     if sampling.min_p > 0:
         least = sampling.min_p * math.exp(max(log_prob))
         log_prob = normalized(log_prob, {v for v in everything if math.exp(log_prob[v]) >= least})
+    if sampling.epsilon_cutoff > 0:
+        log_prob = normalized(log_prob, at_least(log_prob, sampling.epsilon_cutoff))
+    if sampling.eta_cutoff > 0:
+        entropy = -math.fsum(math.exp(lp) * lp for lp in log_prob if lp > -math.inf)
+        floor = min(sampling.eta_cutoff, math.sqrt(sampling.eta_cutoff) * math.exp(-entropy))
+        log_prob = normalized(log_prob, at_least(log_prob, floor))
     return log_prob
+
+
+def at_least(log_prob: list[float], floor: float) -> set[int]:
+    kept = {v for v, lp in enumerate(log_prob) if math.exp(lp) >= floor}
+    return kept or {v for v, lp in enumerate(log_prob) if lp == max(log_prob)}
+
+
+def loss(read: list[int], token: int, sampling: Sampling) -> float:
+    """By definition: the longest end of what was read that was followed by the token before."""
+    longest = 0
+    for n in range(1, len(read)):
+        end = read[-n:]
+        if any(read[i : i + n] == end and read[i + n] == token for i in range(len(read) - n)):
+            longest = n
+    if longest < sampling.dry_allowed_length:
+        return 0.0
+    return sampling.dry_multiplier * sampling.dry_base ** (longest - sampling.dry_allowed_length)
 
 
 SETTINGS = st.builds(
@@ -73,6 +100,10 @@ SETTINGS = st.builds(
     min_p=st.sampled_from([0.0, 0.1, 0.6]),
     typical_p=st.sampled_from([0.1, 0.6, 1.0]),
     repetition_penalty=st.sampled_from([0.5, 1.0, 1.7]),
+    epsilon_cutoff=st.sampled_from([0.0, 0.02, 0.3]),
+    eta_cutoff=st.sampled_from([0.0, 0.01, 0.4]),
+    dry_multiplier=st.sampled_from([0.0, 0.8]),
+    dry_allowed_length=st.sampled_from([1, 2, 3]),
 )
 
 
@@ -80,7 +111,7 @@ SETTINGS = st.builds(
 @given(SETTINGS, st.integers(0, 10_000), st.integers(2, 9), st.data())
 def test_truncation_equals_its_twin(sampling: Sampling, seed: int, num_tokens: int, data: st.DataObject) -> None:
     rows = [random_log_probs(seed + b, num_tokens, data.draw(st.integers(0, num_tokens - 1))) for b in range(3)]
-    reads = [data.draw(st.lists(st.integers(0, num_tokens - 1), min_size=1, max_size=4)) for _ in rows]
+    reads = [data.draw(st.lists(st.integers(0, min(num_tokens - 1, 2)), min_size=1, max_size=9)) for _ in rows]
     width = max(map(len, reads))
     read_BT = torch.tensor([[PAD] * (width - len(read)) + read for read in reads])
     got_BV = proposal(torch.tensor(rows, dtype=torch.float64), sampling, read_BT)
@@ -125,6 +156,37 @@ def test_a_repetition_penalty_counts_a_token_once_and_skips_padding() -> None:
     want_V = torch.tensor([0.5, 0.0625, 0.25], dtype=torch.float64)
     torch.testing.assert_close(once[0].exp(), want_V / want_V.sum(), atol=EXACT, rtol=0)
     assert torch.equal(once, twice)
+
+
+def test_runs_end_at_breakers() -> None:
+    """Letters a b c, a colon and an end token: what stands before a colon does not lengthen a run."""
+    a, b, c, colon, end = range(5)
+    vocabulary = Vocabulary((b"a", b"b", b"c", b" :", b""), (end,))
+    settings = Sampling(dry_multiplier=1.0, dry_base=2.0, dry_allowed_length=2)
+    read_BT = torch.tensor([[a, b, c, a, b], [a, colon, c, a, colon], [PAD, b, c, b, c], [colon, b, c, colon, b]])
+    with_breakers = losses(read_BT, settings, vocabulary, 5)
+    assert with_breakers[:, c].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert with_breakers[:, b].tolist() == [0.0, 0.0, 1.0, 0.0]
+    without = losses(read_BT, settings, None, 5)
+    assert without[:, c].tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert runs([a, b, a, b, a, b]) == {a: 4}
+    assert runs([]) == {}
+
+
+def test_a_loop_is_left_in_the_end() -> None:
+    """Each round makes the loss larger by dry_base to its length, so that no loop of any probability lasts."""
+    settings = Sampling(dry_multiplier=0.8)
+    read = [0, 1, 2] * 5
+    loss_V = losses(torch.tensor([read]), settings, None, 4)[0]
+    assert loss_V[0] == pytest.approx(0.8 * 1.75 ** (12 - 2))
+    assert float(loss_V[1:].abs().max()) == 0
+
+
+def test_eta_keeps_more_where_the_model_is_unsure() -> None:
+    flat, sure = [0.2] * 5, [0.96, 0.01, 0.01, 0.01, 0.01]
+    log_prob_BV = torch.tensor([flat, sure], dtype=torch.float64).log()
+    kept_BV = proposal(log_prob_BV, Sampling(eta_cutoff=0.05)) > -torch.inf
+    assert kept_BV.sum(-1).tolist() == [5, 1]
 
 
 def quantiles(log_prob: list[float], uniforms: list[float]) -> list[int]:

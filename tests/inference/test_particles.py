@@ -353,7 +353,7 @@ def test_what_cannot_be_sampled_is_refused() -> None:
         run(table(1), Particles(scheme="stratifed"))
     with pytest.raises(InputError, match="temperature above 0"):
         run(table(1), Particles(), sampling=Sampling(temperature=0))
-    with pytest.raises(InputError, match="repetition"):
+    with pytest.raises(InputError, match="no penalty"):
         run(table(1), Particles(), sampling=Sampling(repetition_penalty=1.2))
     with pytest.raises(InputError, match="language model"):
         run(A_FUNCTION, Particles())

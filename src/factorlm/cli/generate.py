@@ -62,9 +62,16 @@ def generate(
     top_p: Annotated[float, typer.Option("--top-p", help="Keep the most probable tokens up to this mass.")] = 1.0,
     min_p: Annotated[float, typer.Option("--min-p", help="Keep tokens with this share of the largest.")] = 0.0,
     typical_p: Annotated[float, typer.Option("--typical-p", help="Locally typical sampling.")] = 1.0,
+    epsilon: Annotated[float, typer.Option("--epsilon", help="Keep tokens of at least this probability.")] = 0.0,
+    eta: Annotated[
+        float, typer.Option("--eta", help="Eta sampling: a floor that falls where the model is unsure; 0.002 is usual.")
+    ] = 0.0,
     repetition_penalty: Annotated[
         float, typer.Option("--repetition-penalty", help="Above 1 makes repeating less likely.")
     ] = 1.0,
+    dry: Annotated[
+        float, typer.Option("--dry", help="Nats lost by tokens that make runs of three repeat, and more for longer.")
+    ] = 0.0,
     stop: Annotated[list[str], typer.Option("--stop", help="A string to end at; may be given several times.")] = [],  # noqa: B006
     model: Annotated[
         str,
@@ -96,7 +103,10 @@ def generate(
         top_p=top_p,
         min_p=min_p,
         typical_p=typical_p,
+        epsilon_cutoff=epsilon,
+        eta_cutoff=eta,
         repetition_penalty=repetition_penalty,
+        dry_multiplier=dry,
         stop=tuple(stop),
     )
     prompt = read_prompt(prompt)

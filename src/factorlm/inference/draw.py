@@ -14,7 +14,9 @@ from torch import Tensor
 
 from factorlm.algebra import PAD, log_normalize
 from factorlm.factors.nucleus import MOST_SORTED, quantile
+from factorlm.inference.repetition import losses
 from factorlm.settings import Config
+from factorlm.text import Vocabulary
 
 
 class Sampling(Config):
@@ -27,8 +29,16 @@ class Sampling(Config):
         min_p: keep tokens with at least this share of the largest probability. Nguyen et al. (2024).
         typical_p: keep the tokens whose surprise is nearest to the entropy, up to this probability.
             Meister et al. (2023).
+        epsilon_cutoff: keep tokens of at least this probability. Hewitt et al. (2022).
+        eta_cutoff: keep tokens of at least min(eta, sqrt(eta) exp(-entropy)): fewer where the model is sure. Hewitt
+            et al. (2022).
         repetition_penalty: divides positive and multiplies negative log weights of tokens that were read already;
             1 leaves them alone. Keskar et al. (2019); applied to log probabilities, so it multiplies them.
+        dry_multiplier: nats that a token loses if it makes a run of dry_allowed_length + 1 tokens repeat what was
+            read; 0 switches it off. "Don't repeat yourself", by p-e-w (text-generation-webui, pull request 5677, 2024).
+        dry_base: each further token of the run multiplies the loss by this.
+        dry_allowed_length: tokens of a run that may repeat at no cost.
+        dry_breakers: strings that end runs: they do not reach over a token with one of these.
         stop: strings at whose first appearance a text ends; they are not part of it.
     """
 
@@ -37,22 +47,46 @@ class Sampling(Config):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     typical_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    epsilon_cutoff: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    eta_cutoff: Annotated[float, Field(ge=0, lt=1)] = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    dry_multiplier: Annotated[float, Field(ge=0, le=100)] = 0.0
+    dry_base: Annotated[float, Field(ge=1, le=100)] = 1.75
+    dry_allowed_length: Annotated[int, Field(ge=1)] = 2
+    dry_breakers: tuple[Annotated[str, Field(min_length=1)], ...] = ("\n", ":", '"', "*")
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether what was read changes how tokens are drawn: no product of factors does that."""
+        return self.repetition_penalty != 1 or self.dry_multiplier > 0
 
-def proposal(log_prob_BV: Tensor, sampling: Sampling, read_BT: Tensor | None = None) -> Tensor:
+    @property
+    def truncates(self) -> bool:
+        """Whether possible tokens are left out."""
+        keeps_all = (self.top_k, self.top_p, self.min_p, self.typical_p) == (0, 1.0, 0.0, 1.0)
+        return not keeps_all or self.epsilon_cutoff > 0 or self.eta_cutoff > 0
+
+
+def proposal(
+    log_prob_BV: Tensor, sampling: Sampling, read_BT: Tensor | None = None, vocabulary: Vocabulary | None = None
+) -> Tensor:
     """Log probabilities [B, V] of the tokens that are drawn from, in nats; impossible is -inf.
 
-    The order is that of common practice: repetition penalty, temperature, then each truncation on what is left.
+    The order is that of common practice: repetition penalty, repeated runs, temperature, then each truncation on what
+    is left.
 
     Args:
         log_prob_BV: of the model.
         sampling: what to do with it.
-        read_BT: tokens read so far, for the repetition penalty; PAD is skipped.
+        read_BT: tokens read so far, for what looks back; PAD is skipped.
+        vocabulary: whose tokens hold strings that end runs; without one no string does.
     """
     if sampling.repetition_penalty != 1 and read_BT is not None:
         log_prob_BV = _penalized(log_prob_BV, sampling.repetition_penalty, read_BT)
+    if sampling.dry_multiplier > 0 and read_BT is not None:
+        loss_BV = losses(read_BT, sampling, vocabulary, log_prob_BV.shape[-1]).to(log_prob_BV)
+        log_prob_BV = log_normalize(log_prob_BV - loss_BV)
     if sampling.temperature == 0:
         best_B1 = log_prob_BV.argmax(-1, keepdim=True)
         greedy_BV = torch.full_like(log_prob_BV, -torch.inf).scatter(1, best_B1, 0.0)
@@ -71,6 +105,8 @@ def proposal(log_prob_BV: Tensor, sampling: Sampling, read_BT: Tensor | None = N
     if sampling.min_p > 0:
         largest_B1 = log_prob_BV.amax(-1, keepdim=True).exp()
         log_prob_BV = _keep(log_prob_BV, log_prob_BV.exp() >= sampling.min_p * largest_B1)
+    if sampling.epsilon_cutoff > 0 or sampling.eta_cutoff > 0:
+        log_prob_BV = _keep_probable(log_prob_BV, sampling.epsilon_cutoff, sampling.eta_cutoff)
     return log_normalize(log_prob_BV)
 
 
@@ -98,6 +134,19 @@ def _penalized(log_prob_BV: Tensor, penalty: float, read_BT: Tensor) -> Tensor:
 
 def _keep(log_prob_BV: Tensor, kept_BV: Tensor) -> Tensor:
     return log_normalize(torch.where(kept_BV, log_prob_BV, -torch.inf))
+
+
+def _keep_probable(log_prob_BV: Tensor, epsilon: float, eta: float) -> Tensor:
+    """Keep tokens above two floors, and in any case the most probable one."""
+    prob_BV = log_prob_BV.exp()
+    if epsilon > 0:
+        log_prob_BV = _keep(log_prob_BV, (prob_BV >= epsilon) | (prob_BV == prob_BV.amax(-1, keepdim=True)))
+        prob_BV = log_prob_BV.exp()
+    if eta > 0:
+        entropy_B1 = -torch.where(prob_BV > 0, prob_BV * log_prob_BV, 0.0).sum(-1, keepdim=True)
+        floor_B1 = (eta**0.5 * (-entropy_B1).exp()).clamp(max=eta)
+        log_prob_BV = _keep(log_prob_BV, (prob_BV >= floor_B1) | (prob_BV == prob_BV.amax(-1, keepdim=True)))
+    return log_prob_BV
 
 
 def _keep_until(log_prob_BV: Tensor, cost_BV: Tensor, mass: float) -> Tensor:

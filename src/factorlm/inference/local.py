@@ -15,7 +15,7 @@ from factorlm.algebra import Factor, LocalProduct, device_of, pad_left
 from factorlm.errors import DeadEndError
 from factorlm.factors.headed import fuse
 from factorlm.inference.draw import Sampling, draw, proposal
-from factorlm.text import TextStream
+from factorlm.text import TextStream, Vocabulary
 
 
 @dataclass
@@ -80,12 +80,11 @@ def sample_local(
     active = list(range(len(rows))) if max_tokens > 0 else []
     if not active:
         return
-    needs_read = sampling.repetition_penalty != 1
     state = model.start(pad_left([rows[b].prompt_ids for b in active]).to(device_of(model)))
     while active:
         log_prob_RV = state.log_weight_BV
-        read_RT = pad_left([rows[b].prompt_ids + rows[b].token_ids for b in active]) if needs_read else None
-        token_R = _draw_rows(log_prob_RV, [rows[b] for b in active], sampling, read_RT)
+        read_RT = pad_left([rows[b].prompt_ids + rows[b].token_ids for b in active]) if sampling.looks_back else None
+        token_R = _draw_rows(log_prob_RV, [rows[b] for b in active], sampling, read_RT, vocabulary)
         chosen_R = log_prob_RV.gather(1, token_R[:, None])[:, 0]
         kept = []
         for r, (b, token, log_prob) in enumerate(zip(active, token_R.tolist(), chosen_R.tolist(), strict=True)):
@@ -108,7 +107,9 @@ def sample_local(
         state = model.extend(state, token_R)
 
 
-def _draw_rows(log_prob_RV: Tensor, rows: Sequence[Row], sampling: Sampling, read_RT: Tensor | None) -> Tensor:
+def _draw_rows(
+    log_prob_RV: Tensor, rows: Sequence[Row], sampling: Sampling, read_RT: Tensor | None, vocabulary: Vocabulary
+) -> Tensor:
     dead_R = log_prob_RV.amax(-1) == -torch.inf
     if bool(dead_R.any()):
         written = len(rows[int(dead_R.nonzero()[0])].token_ids)
@@ -120,7 +121,7 @@ def _draw_rows(log_prob_RV: Tensor, rows: Sequence[Row], sampling: Sampling, rea
         return log_prob_RV.argmax(-1)
     read_RT = None if read_RT is None else read_RT.to(log_prob_RV.device)
     uniform_R = torch.stack([torch.rand((), generator=row.generator, dtype=torch.float64) for row in rows])
-    return draw(proposal(log_prob_RV, sampling, read_RT), uniform_R)
+    return draw(proposal(log_prob_RV, sampling, read_RT, vocabulary), uniform_R)
 
 
 def _finished(row: Row, token: int, end_ids: set[int], max_tokens: int) -> str:

@@ -84,11 +84,11 @@ def sample_particles(
     """
     if particles.scheme not in SCHEMES:
         raise UnknownNameError.of("scheme of resampling", particles.scheme, SCHEMES)
-    if sampling.temperature == 0 or sampling.repetition_penalty != 1:
+    if sampling.temperature == 0 or sampling.looks_back:
+        got = "a penalty" if sampling.looks_back else "temperature 0"
         raise InputError(
-            "particles are drawn from a distribution over whole texts: a temperature above 0 and no repetition "
-            f"penalty are needed, got {sampling.temperature:g} and {sampling.repetition_penalty:g}; or take the "
-            "local sampler"
+            f"particles are drawn from a distribution over whole texts: a temperature above 0 and no penalty for what "
+            f"was read are needed, got {got}; leave it out, or take the local sampler"
         )
     if sampling.temperature != 1:
         factor = Power(factor, 1 / sampling.temperature)
@@ -189,8 +189,8 @@ class _Run:
 
     def _allowed(self, log_weight_AV: Tensor, *, force_end: bool) -> Tensor:
         """Log weights of the tokens that may be drawn; -inf for the others."""
-        plain = self.sampling.model_copy(update={"temperature": 1.0})
-        if (plain.top_k, plain.top_p, plain.min_p, plain.typical_p) != (0, 1.0, 0.0, 1.0):
+        if self.sampling.truncates:
+            plain = self.sampling.model_copy(update={"temperature": 1.0})
             is_kept_AV = proposal(log_normalize(log_weight_AV), plain) > -torch.inf
             log_weight_AV = torch.where(is_kept_AV, log_weight_AV, -torch.inf)
         if force_end and self.end_ids:
