@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from factorlm.algebra import Interpolation, LocalProduct, Mixture
-    from factorlm.factors import factor, lexicon, prompt
+    from factorlm.factors import factor, grammar, lexicon, prompt
     from factorlm.inference import Model, Particles, Sampling, interpolate, load, mix
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ _HOMES = {
     "Particles": "factorlm.inference",
     "Sampling": "factorlm.inference",
     "factor": "factorlm.factors",
+    "grammar": "factorlm.factors",
     "interpolate": "factorlm.inference",
     "lexicon": "factorlm.factors",
     "load": "factorlm.inference",
@@ -43,6 +44,7 @@ __all__ = [
     "Sampling",
     "__version__",
     "factor",
+    "grammar",
     "interpolate",
     "lexicon",
     "load",

@@ -10,7 +10,8 @@ import factorlm as fl
 from factorlm.errors import IncompatibleError, InputError, UnknownNameError
 from factorlm.factors.manifest import LexiconSettings, Manifest
 from factorlm.factors.store import Store
-from factorlm.inference.expression import Call, Composed, Leaf, Node, Operation, Raised, compose, parse, written
+from factorlm.inference.expression import Composed, compose, written
+from factorlm.inference.syntax import Call, Leaf, Node, Operation, Raised, parse
 
 TEXT = "the good, the bad and the food"
 

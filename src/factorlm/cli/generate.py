@@ -36,6 +36,14 @@ def generate(
     decorrelate: Annotated[
         bool, typer.Option("--decorrelate", help="Refit exponents so that factors that push alike count once.")
     ] = False,
+    json_schema: Annotated[
+        Path | None, typer.Option("--json-schema", help="File with a JSON schema that each text must fit.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option("--regex", help="Regular expression that each text must match.")] = None,
+    grammar: Annotated[
+        Path | None, typer.Option("--grammar", help="File with a grammar (Lark, or EBNF with ::=) of the texts.")
+    ] = None,
+    choice: Annotated[list[str], typer.Option("--choice", help="A text to choose; give several.")] = [],  # noqa: B006
     n: Annotated[int, typer.Option("--n", min=1, help="Number of texts.")] = 1,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=0, help="Most tokens of a text.")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Of all randomness.")] = 0,
@@ -87,7 +95,7 @@ def generate(
 
     Example: factorlm generate "The food was" --factor positive=0.4 --factor toxic=-0.3 --max-tokens 40 --explain
     """
-    from factorlm.cli.terminal import print_json, progress, read_prompt, sampling_of, write_file
+    from factorlm.cli.terminal import notes, print_json, progress, read_prompt, sampling_of, write_file
     from factorlm.errors import UnknownNameError
     from factorlm.factors.features import quiet
     from factorlm.inference.expression import compose
@@ -112,7 +120,10 @@ def generate(
     prompt = read_prompt(prompt)
     plain = compose(model, dtype=dtype).model
     plain.encode_prompt(prompt, max_tokens, chat=chat)  # complain before anything slow
+    language = _language(json_schema, regex, grammar, choice)
     composed = _fitted(faders.compose(plain, wanted), choices, budget, decorrelate)
+    if language is not None:
+        composed = composed * language
     with_explanation = explain or html is not None
     if n == 1 and not as_json and population is None:
         response = _stream(composed, prompt, max_tokens, seed, sampling, chat, explain, with_explanation)
@@ -128,11 +139,28 @@ def generate(
                 print_json(as_object(composed, response, seed))
             else:
                 _show(composed, response, number, explain)
+    if language is not None and any(response.finish_reason == "length" for response in responses):
+        notes.print("[yellow]cut at --max-tokens, before the end that its language needs; allow more tokens[/yellow]")
     if html is not None:
         from factorlm.inference.page import page
 
         explanations = [r.explanation for r in responses if r.explanation is not None]
         write_file(html, page("What each factor did", explanations))
+
+
+def _language(schema: Path | None, regex: str | None, rules: Path | None, choices: list[str]) -> Factor | None:
+    """The formal language that was asked for, if any."""
+    from factorlm.factors import grammar
+    from factorlm.factors.grammar import read_rules
+
+    if schema is None and regex is None and rules is None and not choices:
+        return None
+    return grammar(
+        json_schema=None if schema is None else read_rules(schema),
+        regex=regex,
+        rules=None if rules is None else read_rules(rules),
+        choices=choices or None,
+    )
 
 
 def _particles(sampler: str, number: int, scheme: str, threshold: float, limit: str) -> Particles | None:

@@ -4,7 +4,7 @@ from factorlm.factors.contrast import contrast
 from factorlm.factors.head import Head, HeadWeights, UnboundHead
 from factorlm.factors.headed import HeadedModel, fuse
 from factorlm.factors.lexicon import Lexicon
-from factorlm.factors.named import factor, lexicon, prompt
+from factorlm.factors.named import factor, grammar, lexicon, prompt
 from factorlm.factors.store import Store
 from factorlm.factors.strength import StrengthMap
 from factorlm.factors.unbound import Unbound, bind
@@ -22,6 +22,7 @@ __all__ = [
     "contrast",
     "factor",
     "fuse",
+    "grammar",
     "lexicon",
     "prompt",
 ]

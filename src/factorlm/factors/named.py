@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 from factorlm.errors import InputError
 from factorlm.factors import store
+from factorlm.factors.grammar import UnboundGrammar, choice_grammar, json_grammar, lark_grammar, regex_grammar
 from factorlm.factors.prompt import UnboundPrompt
 from factorlm.factors.unbound import Unbound
 from factorlm.factors.wordlist import UnboundLexicon
@@ -57,3 +59,37 @@ def lexicon(
     if not isinstance(phrases, Mapping):
         phrases = dict.fromkeys(phrases, float("-inf") if ban else 2.0)
     return UnboundLexicon(name, None, dict(phrases), case_sensitive, whole_word)
+
+
+def grammar(
+    *,
+    json_schema: str | Mapping[str, Any] | None = None,
+    regex: str | None = None,
+    rules: str | None = None,
+    choices: Sequence[str] | None = None,
+    name: str = "grammar",
+) -> Unbound:
+    """Texts of a formal language, all others impossible; the language counts from the end of the prompt on.
+
+    Args:
+        json_schema: JSON texts that this schema allows, on one line.
+        regex: texts that match as a whole (Rust's dialect).
+        rules: texts of a context-free grammar, in Lark's notation or in EBNF with ::=.
+        choices: one of these texts.
+        name: what explanations call it.
+
+    Raises:
+        InputError: unless exactly one language is given, and it can be used.
+    """
+    given = [x for x in (json_schema, regex, rules, choices) if x is not None]
+    if len(given) != 1:
+        raise InputError(f"one of json_schema, regex, rules and choices is needed, got {len(given)}")
+    if json_schema is not None:
+        source = json_grammar(json_schema)
+    elif regex is not None:
+        source = regex_grammar(regex)
+    elif rules is not None:
+        source = lark_grammar(rules)
+    else:
+        source = choice_grammar(choices or ())
+    return UnboundGrammar(name, None, source)

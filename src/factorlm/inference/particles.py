@@ -100,9 +100,10 @@ def sample_particles(
         if max_tokens > 0:
             run = _Run(rows_of(factor, some), crowds, max_tokens, particles, sampling)
             for step in range(max_tokens):
-                report("writing", start * max_tokens + (step + 1) * len(some), len(prompts) * max_tokens)
+                report("writing", start * max_tokens + step * len(some), len(prompts) * max_tokens)
                 if not run.step():
                     break
+        report("writing", (some[-1] + 1) * max_tokens, len(prompts) * max_tokens)
         found += [crowd.result(particles.method, factor.vocabulary, sampling.stop) for crowd in crowds]
     return found
 
