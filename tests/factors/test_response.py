@@ -69,7 +69,7 @@ def test_the_price_is_the_base_models_own(tiny_lm: CausalLM, good_head: Head) ->
     (base,) = continuations(tiny_lm, nothing, [0.0], openings, seed=3, **common)  # type: ignore[arg-type]
     exponent = good_head.strengths.exponent(0.4)
     (steered,) = continuations(tiny_lm, good_head, [exponent], openings, seed=4, **common)  # type: ignore[arg-type]
-    nats = [-float(tiny_lm.score(prompts, pad_right(ids)).mean()) for ids in (steered, base)]
+    nats = [-float(tiny_lm.score(prompts, pad_right(side.token_ids)).mean()) for side in (steered, base)]
     assert response.doses[1].perplexity_ratio == pytest.approx(torch.tensor(nats[0] - nats[1]).exp().item(), rel=1e-3)
 
 
@@ -80,14 +80,14 @@ def test_texts_follow_the_distribution_cut_at_its_mass(tiny_lm: CausalLM, good_h
     from factorlm.factors.headed import HeadedModel
 
     opening, count = "the house", 4000
-    (ids,) = continuations(tiny_lm, good_head, [1.0], [opening], num_samples=count, num_tokens=1, seed=5)
+    (written,) = continuations(tiny_lm, good_head, [1.0], [opening], num_samples=count, num_tokens=1, seed=5)
     model = HeadedModel(tiny_lm, (good_head,), (1.0,))
     log_prob_V = model.start(pad_left([[*tiny_lm.start_ids, *tiny_lm.encode_text(opening)]])).log_weight_BV[0].clone()
     log_prob_V[list(tiny_lm.vocabulary.end_ids)] = -torch.inf
     prob_V, token_V = log_prob_V.softmax(-1).sort(descending=True)
     kept_V = torch.where(prob_V.cumsum(-1) - prob_V < 0.9, prob_V, 0.0)
     expected_V = (kept_V / kept_V.sum() * count).double()
-    seen_V = torch.bincount(torch.tensor(ids)[:, 0], minlength=len(prob_V))[token_V].double()
+    seen_V = torch.bincount(written.token_BT[:, 0], minlength=len(prob_V))[token_V].double()
     inside = expected_V > 0
     assert not seen_V[~inside].any()
     statistic = float(((seen_V - expected_V)[inside] ** 2 / expected_V[inside]).sum())

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from factorlm.algebra import pad_left, pad_right
+from factorlm.algebra import pad_left
 from factorlm.factors.calibration import OPENINGS
 from factorlm.factors.examples import Example
 from factorlm.factors.features import Report, quiet
@@ -35,6 +36,31 @@ LARGEST_BATCH = 256
 FOLDS = 5
 
 
+@dataclass(frozen=True, eq=False)
+class Continued:
+    """Continuations under one exponent.
+
+    Attributes:
+        token_BT: what was drawn.
+        hidden_BTD: the encoder's states from which each token was predicted; heads do not change them.
+    """
+
+    token_BT: Tensor
+    hidden_BTD: Tensor
+
+    @property
+    def token_ids(self) -> list[list[int]]:
+        """The tokens of each text."""
+        return self.token_BT.tolist()
+
+    def base_nats(self, lm: CausalLM) -> Tensor:
+        """Nats per token of each text under the model alone, [B], without reading it again."""
+        token_N = self.token_BT.flatten().to(lm.device)
+        chunks = lm.chunks(self.hidden_BTD.flatten(0, 1))
+        log_prob_N = torch.cat([log_prob_NV.gather(1, token_N[part, None])[:, 0] for part, log_prob_NV in chunks])
+        return -log_prob_N.view(self.token_BT.shape).mean(1).cpu()
+
+
 def continuations(
     lm: CausalLM,
     head: Head,
@@ -46,8 +72,8 @@ def continuations(
     seed: int,
     report: Report = quiet,
     stage: str = "writing texts",
-) -> list[list[list[int]]]:
-    """Tokens of continuations of the openings under each exponent, all of one length, without end tokens.
+) -> list[Continued]:
+    """Continuations of the openings under each exponent, all of one length, without end tokens.
 
     Texts are listed under each exponent opening by opening; the same seed gives each exponent other draws.
     """
@@ -56,21 +82,26 @@ def continuations(
     exponent_B = torch.tensor(exponents).repeat_interleave(len(prompts))
     generator = torch.Generator().manual_seed(seed)
     num_batches = -(-len(rows) // LARGEST_BATCH)
-    texts: list[list[int]] = []
+    tokens, hidden = [], []
     for number in range(num_batches):
         batch = slice(number * LARGEST_BATCH, (number + 1) * LARGEST_BATCH)
         model = HeadedModel(lm, (head,), (exponent_B[batch],))
         state = model.start(pad_left(rows[batch]))
         written: list[Tensor] = []
+        states: list[Tensor] = []
         for step in range(num_tokens):
             log_prob_BV = state.log_weight_BV.clone()
             log_prob_BV[:, list(lm.vocabulary.end_ids)] = -torch.inf
             written.append(draw_nucleus(log_prob_BV.softmax(-1), TOP_P, generator).cpu())
+            states.append(state.memory[0].hidden_BD)
             if step + 1 < num_tokens:
                 state = model.extend(state, written[-1].to(lm.device))
             report(stage, number * num_tokens + step + 1, num_batches * num_tokens)
-        texts += torch.stack(written, 1).tolist()
-    return [texts[i * len(prompts) : (i + 1) * len(prompts)] for i in range(len(exponents))]
+        tokens.append(torch.stack(written, 1))
+        hidden.append(torch.stack(states, 1))
+    token_BT, hidden_BTD = torch.cat(tokens), torch.cat(hidden)
+    parts = zip(token_BT.split(len(prompts)), hidden_BTD.split(len(prompts)), strict=True)
+    return [Continued(token_PT, hidden_PTD) for token_PT, hidden_PTD in parts]
 
 
 def decoded(lm: CausalLM, token_ids: Sequence[int]) -> str:
@@ -112,26 +143,26 @@ def measure_response(
     reached = [0.0, *(s for s, _ in head.strengths.points if s)]
     chosen = sorted(s for s in {0.0, *strengths} if min(reached) <= s <= max(reached))
     openings = (*OPENINGS, *MORE_OPENINGS)
-    base_ids, base_nats_B = _base_texts(lm, openings, num_samples, seed)
+    base, base_nats_B = _base_texts(lm, openings, num_samples, seed)
     steered = [s for s in chosen if s]
-    ids = continuations(
+    written = continuations(
         lm, head, [head.strengths.exponent(s) for s in steered], openings,
         num_samples=num_samples, num_tokens=NUM_TOKENS, seed=seed + 1, report=report, stage="dose and response",
     )  # fmt: skip
-    by_strength = dict(zip(steered, ids, strict=True)) | {0.0: base_ids}
-    texts = [decoded(lm, row) for s in chosen for row in by_strength[s]]
+    by_strength = dict(zip(steered, written, strict=True)) | {0.0: base}
+    texts = [decoded(lm, row) for s in chosen for row in by_strength[s].token_ids]
     verdict_COS = torch.tensor([float(v) for v in judge(texts)]).reshape(len(chosen), len(openings), num_samples)
     doses = []
     for c, strength in enumerate(chosen):
         rate_O = verdict_COS[c].mean(1)
-        nats_B = _nats(lm, openings, num_samples, by_strength[strength]) if strength else base_nats_B
+        nats_B = by_strength[strength].base_nats(lm) if strength else base_nats_B
         doses.append(
             Dose(
                 strength=strength,
                 rate=round(float(rate_O.mean()), 4),
                 rate_error=round(float(rate_O.std() / len(openings) ** 0.5), 4),
                 perplexity_ratio=round(float((nats_B.mean() - base_nats_B.mean()).exp()), 4),
-                distinct=round(_distinct(by_strength[strength]), 4),
+                distinct=round(_distinct(by_strength[strength].token_ids), 4),
             )
         )
     return Response(
@@ -164,25 +195,15 @@ def sentence_judge(examples: Sequence[Example]) -> tuple[Judge, float]:
 
 
 @functools.lru_cache(maxsize=2)
-def _base_texts(lm: CausalLM, openings: tuple[str, ...], num_samples: int, seed: int) -> tuple[list[list[int]], Tensor]:
+def _base_texts(lm: CausalLM, openings: tuple[str, ...], num_samples: int, seed: int) -> tuple[Continued, Tensor]:
     """What the model writes unsteered, the same for every factor, and its nats per token."""
     from factorlm.factors.head import HeadWeights
 
     nothing = Head("nothing", HeadWeights.shift(torch.zeros(lm.width, device=lm.device)), lm)
-    (ids,) = continuations(
+    (base,) = continuations(
         lm, nothing, [0.0], openings, num_samples=num_samples, num_tokens=NUM_TOKENS, seed=seed
     )  # fmt: skip
-    return ids, _nats(lm, openings, num_samples, ids)
-
-
-def _nats(lm: CausalLM, openings: Sequence[str], num_samples: int, ids: list[list[int]]) -> Tensor:
-    """Nats per token of each text under the base model, [B]."""
-    prompts = [[*lm.start_ids, *lm.encode_text(opening)] for opening in openings for _ in range(num_samples)]
-    found = []
-    for start in range(0, len(ids), LARGEST_BATCH // 4):
-        batch = slice(start, start + LARGEST_BATCH // 4)
-        found.append(-lm.score(pad_left(prompts[batch]), pad_right(ids[batch])).mean(1).cpu())
-    return torch.cat(found)
+    return base, base.base_nats(lm)
 
 
 def _distinct(ids: list[list[int]]) -> float:

@@ -46,11 +46,11 @@ def separation(
     if head.strengths is None:
         return Separation(0.0, 0.0)
     exponents = [head.strengths.exponent(sign * strength) for sign in (1, -1)]
-    ids = continuations(
+    written = continuations(
         lm, head, exponents, OPENINGS, num_samples=NUM_SAMPLES, num_tokens=NUM_TOKENS, seed=seed, report=report,
         stage="comparing at equal divergence",
     )  # fmt: skip
-    texts = [decoded(lm, row) for rows in ids for row in rows]
+    texts = [decoded(lm, row) for side in written for row in side.token_ids]
     verdict_2OS = torch.tensor([float(verdict) for verdict in judge(texts)]).reshape(2, len(OPENINGS), NUM_SAMPLES)
     gap_O = (verdict_2OS[0] - verdict_2OS[1]).mean(1)
     generator = torch.Generator().manual_seed(seed)
