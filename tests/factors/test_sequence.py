@@ -8,7 +8,7 @@ import torch
 
 from factorlm.algebra import Factor, laws, local_product, log_weights_of_texts
 from factorlm.errors import InputError
-from factorlm.factors.sequence import FunctionFactor, LengthFactor, pattern_factor
+from factorlm.factors.sequence import Check, FunctionFactor, LengthFactor, SequenceFactor, pattern_factor
 from factorlm.models.table import random_table
 from factorlm.text import letters
 
@@ -18,6 +18,7 @@ FACTORS: dict[str, Factor] = {
     "with beginnings": FunctionFactor("f", TOKENS, lambda text: text.count("ab"), lambda text: -0.3 * text.count("b")),
     "bans": FunctionFactor("f", TOKENS, lambda text: text.endswith("b"), lambda text: "aab" not in text),
     "a pattern": pattern_factor("p", "a*b?", TOKENS),
+    "a check": Check("c", TOKENS, lambda text: "bb" not in text, lambda text: len(text) != 1 and "bb" not in text),
     "a length": LengthFactor("l", TOKENS, 2, 0.7),
 }
 
@@ -30,7 +31,7 @@ def test_laws(name: str) -> None:
 @pytest.mark.parametrize("name", FACTORS)
 def test_the_weight_of_a_text_is_what_its_judge_says(name: str) -> None:
     factor = FACTORS[name]
-    assert isinstance(factor, FunctionFactor | LengthFactor)
+    assert isinstance(factor, SequenceFactor)
     for text, log_weight in log_weights_of_texts(factor, 4).items():
         want = factor.finished((), text)
         beginnings = [text[:n] for n in range(1, len(text))]

@@ -131,6 +131,30 @@ class FunctionFactor(SequenceFactor):
         return float(value)
 
 
+@dataclass(frozen=True, eq=False)
+class Check(SequenceFactor):
+    """Weight one for texts that pass, zero for others, where asking about every next token is too dear.
+
+    With particles, next tokens are tested one by one until one passes; what that says of the others is estimated.
+
+    Attributes:
+        may_go_on: whether some text that begins so can pass; True in error costs work, False in error forbids texts.
+        is_right: whether a finished text passes; None asks the same as of a beginning.
+    """
+
+    may_go_on: Callable[[str], bool]
+    is_right: Callable[[str], bool] | None = None
+
+    def finished(self, prefix: Tokens, text: Tokens) -> float:
+        """See SequenceFactor."""
+        asked = self.is_right or self.may_go_on
+        return 0.0 if asked(self.tokens.decode(text).decode(errors="replace")) else -math.inf
+
+    def unfinished(self, prefix: Tokens, text: Tokens) -> float:
+        """See SequenceFactor."""
+        return 0.0 if self.may_go_on(self.tokens.decode(text).decode(errors="ignore")) else -math.inf
+
+
 def pattern_factor(name: str, pattern: str, tokens: Vocabulary) -> FunctionFactor:
     """Texts that match a regular expression of Python as a whole; others are impossible.
 

@@ -49,6 +49,7 @@ class Crowd:
     particles: list[Particle]
     log_weight_N: Tensor
     log_z: float = 0.0
+    num_tests: int = 0
     effective_sizes: list[float] = field(default_factory=list)
     resampled: list[int] = field(default_factory=list)
 
@@ -111,6 +112,7 @@ class Crowd:
             roots=tuple(roots),
             chosen=chosen,
             acceptance=acceptance,
+            num_tests=self.num_tests,
             finish_reasons=tuple(p.finish_reason or "length" for p in self.particles),
         )
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -18,10 +18,11 @@ from factorlm.errors import InputError, UnknownNameError
 from factorlm.factors.features import Report, quiet
 from factorlm.factors.headed import fuse_product
 from factorlm.factors.nucleus import quantile
-from factorlm.factors.sequence import SequenceFactor
+from factorlm.factors.sequence import Check, SequenceFactor
 from factorlm.inference.crowd import Crowd, Particle
 from factorlm.inference.draw import Sampling, proposal
 from factorlm.inference.population import Population
+from factorlm.inference.rejection import drawn_order, first_accepted
 from factorlm.inference.resampling import SCHEMES
 from factorlm.settings import Config
 
@@ -65,8 +66,9 @@ def sample_particles(
     """A population of weighted texts for each prompt, from which one is drawn unless all are impossible.
 
     The proposal is the local product, and particles are resampled before a token is drawn (fully adapted), so that
-    copies go different ways; what judges whole texts weighs in when a token was drawn. A temperature T raises the
-    weight of whole texts to 1 / T. Where tokens are truncated, the law is that of the texts that are left.
+    copies go different ways; what judges whole texts weighs in when a token was drawn, and a Check tests tokens until
+    one passes. A temperature T raises the weight of whole texts to 1 / T. Where tokens are truncated, the law is that
+    of the texts that are left.
 
     Source: Lew et al. (2023), arXiv:2306.03081; fully adapted filters, Pitt and Shephard (1999).
 
@@ -118,12 +120,8 @@ class _Judge:
     def __call__(self, crowd: Crowd, particle: Particle, p: int) -> float:
         judge = self.factor.finished if particle.finish_reason else self.factor.unfinished
         nats = judge(crowd.prompt_ids, particle.token_ids)
-        exponent = (
-            self.exponent
-            if not isinstance(self.exponent, Tensor)
-            else self.exponent.flatten()[p if self.exponent.ndim else 0]
-        )
-        return -math.inf if nats == -math.inf else float(exponent) * nats
+        exponent_1P = torch.as_tensor(self.exponent, dtype=torch.float64).reshape(-1)  # one, or one for each population
+        return -math.inf if nats == -math.inf else float(exponent_1P[p % len(exponent_1P)]) * nats
 
 
 class _Run:
@@ -133,7 +131,13 @@ class _Run:
         self, factor: Factor, crowds: list[Crowd], max_tokens: int, particles: Particles, sampling: Sampling
     ) -> None:
         terms = merge(flatten(factor))
-        self.judges = [_Judge(t.factor, t.exponent) for t in terms if isinstance(t.factor, SequenceFactor)]
+        whole = [t for t in terms if isinstance(t.factor, SequenceFactor)]
+        self.checks = [t.factor for t in whole if isinstance(t.factor, Check)]
+        self.judges = [
+            _Judge(t.factor, t.exponent)
+            for t in whole
+            if isinstance(t.factor, SequenceFactor) and not isinstance(t.factor, Check)
+        ]
         steps = [t for t in terms if not isinstance(t.factor, SequenceFactor)]
         if not steps:
             raise InputError("factors that judge whole texts need a language model to write them; multiply one")
@@ -165,16 +169,14 @@ class _Run:
         if row_A != list(range(len(log_weight_AV))):
             index_A = torch.tensor(row_A, device=log_weight_AV.device)
             self.state, log_weight_AV = self.model.reorder(self.state, index_A), log_weight_AV[index_A]
-        uniforms = {p: self.crowds[p].uniform() for p in sorted({p for p, _ in self.alive})}
-        uniform_A = torch.stack([uniforms[p][n] for p, n in self.alive]).to(log_weight_AV.device)
-        token_A = quantile(log_weight_AV.double().softmax(-1), uniform_A)
+        token_A = self._drawn(log_weight_AV, last)
         step_A = log_weight_AV.gather(1, token_A[:, None])[:, 0].double()
         going = []
         for a, ((p, n), token, nats) in enumerate(zip(self.alive, token_A.tolist(), step_A.tolist(), strict=True)):
             particle = self.crowds[p].particles[n]
             particle.token_ids += (token,)
             particle.log_weight += nats
-            particle.finish_reason = self._finished(particle, token, last)
+            particle.finish_reason = self._reason(particle.token_ids, last)
             self._judge(p, n)
             if not particle.finish_reason and self.crowds[p].log_weight_N[n] > -math.inf:
                 going.append(a)
@@ -187,6 +189,34 @@ class _Run:
             self.alive = [self.alive[a] for a in going]
         self.state = self.model.extend(self.state, token_A)
         return True
+
+    def _drawn(self, log_weight_AV: Tensor, last: bool) -> Tensor:
+        """A token for each particle, [A]; where tokens are tested, weights take in how much passes."""
+        prob_AV = log_weight_AV.double().softmax(-1)
+        if not self.checks:
+            uniforms = {p: self.crowds[p].uniform() for p in sorted({p for p, _ in self.alive})}
+            uniform_A = torch.stack([uniforms[p][n] for p, n in self.alive]).to(log_weight_AV.device)
+            return quantile(prob_AV, uniform_A)
+        tokens = []
+        for prob_V, (p, n) in zip(prob_AV.cpu(), self.alive, strict=True):
+            crowd = self.crowds[p]
+            found = first_accepted(prob_V, drawn_order(prob_V, crowd.generator), self._test(crowd, n, last))
+            crowd.num_tests += found.num_tests
+            crowd.log_weight_N[n] += math.log(found.mass) if found.mass > 0 else -math.inf
+            tokens.append(int(prob_V.argmax()) if found.token is None else found.token)  # the former is dead
+        return torch.tensor(tokens, device=log_weight_AV.device)
+
+    def _test(self, crowd: Crowd, n: int, last: bool) -> Callable[[int], bool]:
+        """Whether a next token passes all checks."""
+        text = crowd.particles[n].token_ids
+
+        def passes(token: int) -> bool:
+            longer = (*text, token)
+            is_whole = bool(self._reason(longer, last))
+            nats = (c.finished if is_whole else c.unfinished for c in self.checks)
+            return all(judge(crowd.prompt_ids, longer) > -math.inf for judge in nats)
+
+        return passes
 
     def _allowed(self, log_weight_AV: Tensor, *, force_end: bool) -> Tensor:
         """Log weights of the tokens that may be drawn; -inf for the others."""
@@ -223,11 +253,12 @@ class _Run:
         particle.log_weight += gained
         crowd.log_weight_N[n] += gained
 
-    def _finished(self, particle: Particle, token: int, last: bool) -> str:
-        if token in self.end_ids:
+    def _reason(self, text: tuple[int, ...], last: bool) -> str:
+        """Why a text goes on no more; empty if it does."""
+        if text[-1] in self.end_ids:
             return "end"
         if self.sampling.stop:
-            text = self.vocabulary.decode(particle.token_ids).decode(errors="replace")
-            if any(stop in text for stop in self.sampling.stop):
+            characters = self.vocabulary.decode(text).decode(errors="replace")
+            if any(stop in characters for stop in self.sampling.stop):
                 return "stop"
         return "length" if last else ""

@@ -28,6 +28,7 @@ class Population:
         roots: for each text the number of the first particle that it comes from.
         chosen: number of the text that was drawn; None where all came to a dead end: then log_z is -inf.
         acceptance: share of accepted moves; only of "metropolis".
+        num_tests: tokens that were put to checks.
         finish_reasons: of each text: "end", "stop" or "length".
     """
 
@@ -43,6 +44,7 @@ class Population:
     roots: tuple[int, ...]
     chosen: int | None
     acceptance: float | None
+    num_tests: int
     finish_reasons: tuple[str, ...]
 
     @property
@@ -89,6 +91,7 @@ class Population:
             "num_resampled": len(self.resampled),
             "num_ancestors": self.num_ancestors,
             "acceptance": self.acceptance,
+            "num_tests": self.num_tests,
         }
 
 
