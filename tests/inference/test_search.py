@@ -1,0 +1,173 @@
+"""Search on tiny languages: the best text where it can be known, the law of best-of-n, and honest counts."""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+
+import factorlm as fl
+from factorlm.algebra import LocalProduct, local_product, log_weights_of_texts
+from factorlm.errors import DeadEndError, InputError
+from factorlm.inference.draw import Sampling, generator_of
+from factorlm.inference.local import Row, sample_local
+from factorlm.inference.search import Counting, TreeSearch, beam_search, best_of, tree_search, vote
+from factorlm.models import CausalLM
+from factorlm.models.table import Table, random_table
+from factorlm.text import TextStream, letters
+
+ChiSquare = Callable[[Mapping[object, int], Mapping[object, float]], float]
+
+
+def table(seed: int, alphabet: str = "ab", longest: int = 4, zeros: float = 0.0) -> Table:
+    return random_table(alphabet, longest, torch.Generator().manual_seed(seed), zeros=zeros)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("is_global", [False, True])
+def test_wide_beams_find_the_best_texts(seed: int, is_global: bool) -> None:
+    product = table(seed) * table(seed + 10) ** 1.5
+    weights = log_weights_of_texts(product if is_global else LocalProduct(product), 4)
+    best = sorted(weights.items(), key=lambda item: -item[1])[:3]
+    found = beam_search(product, [], width=30, max_tokens=4, is_global=is_global, num_found=3)
+    assert [f.token_ids for f in found] == [text for text, _ in best]
+    assert [f.value for f in found] == pytest.approx([weight for _, weight in best], abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_beam_of_one_is_greedy(seed: int) -> None:
+    product = table(seed, zeros=0.3) * table(seed + 10)
+    row = Row([], generator_of(0, [], 0), TextStream())
+    list(sample_local(product, [row], max_tokens=4, sampling=Sampling(temperature=0)))
+    [found] = beam_search(product, [], width=1, max_tokens=4)
+    greedy_weight = math.fsum(row.log_probs)
+    assert found.log_weight >= greedy_weight - 1e-12  # an end on the way may be worth more than where greed leads
+    if found.log_weight == pytest.approx(greedy_weight, abs=1e-12):
+        assert found.token_ids == tuple(row.token_ids)
+
+
+def test_length_power_prefers_longer_texts() -> None:
+    product = table(0)
+    weights = log_weights_of_texts(product, 4)
+    best = max(weights, key=lambda text: weights[text] / len(text) ** 2.0)
+    [found] = beam_search(product, [], width=40, max_tokens=4, length_power=2.0)
+    assert found.token_ids == best
+    assert found.value == pytest.approx(weights[best] / len(best) ** 2, abs=1e-9)
+
+
+def test_beams_of_a_language_model_keep_their_caches(tiny_lm: CausalLM) -> None:
+    found = beam_search(tiny_lm, [0, 5], width=4, max_tokens=8, num_found=4)
+    for one in found:
+        want = float(tiny_lm.score(torch.tensor([[0, 5]]), torch.tensor([one.token_ids])).double().sum())
+        assert one.log_weight == pytest.approx(want, abs=1e-3)  # float32 in another order
+    assert found[0].value >= found[1].value
+    assert found[0].spent.num_passes <= 8
+    assert found[0].spent.num_tokens <= 2 + 4 * 7
+
+
+def test_beams_can_die() -> None:
+    nothing = Table(letters("ab"), {(): torch.full((3,), -math.inf, dtype=torch.float64)})
+    with pytest.raises(DeadEndError, match="2 beams"):
+        beam_search(nothing, [], width=2, max_tokens=3)
+    with pytest.raises(InputError, match="width"):
+        beam_search(table(0), [], width=0)
+
+
+def test_counting_changes_nothing_and_counts_all() -> None:
+    counting = Counting(table(0))
+    state = counting.start(torch.tensor([[-1, 0], [1, 0]]))
+    state = counting.extend(state, torch.tensor([0, 1]))
+    assert torch.equal(state.log_weight_BV, table(0).start(torch.tensor([[-1, 0, 0], [1, 0, 1]])).log_weight_BV)
+    assert (counting.spent.num_tokens, counting.spent.num_passes) == (5, 2)
+
+
+def test_best_of_n_has_the_law_that_is_claimed(chi_square: ChiSquare) -> None:
+    """Each text has its own reward: p(x) of the largest of n is F(x)^n - F(below)^n. One false alarm in a million."""
+    language = table(0)
+    prob = local_product(language, 4)
+    reward = {text: r for r, text in enumerate(sorted(prob, key=lambda text: hash((text, "reward"))))}
+    n, runs = 3, 3000
+    rows = [Row([], generator_of(0, [], sample), TextStream()) for sample in range(n * runs)]
+    list(sample_local(language, rows, max_tokens=4, sampling=Sampling()))
+    texts = [tuple(row.token_ids) for row in rows]
+    count = Counter(max(texts[n * i : n * i + n], key=reward.__getitem__) for i in range(runs))
+    below, want = 0.0, {}
+    for text in sorted(prob, key=reward.__getitem__):
+        want[text] = (below + prob[text]) ** n - below**n
+        below += prob[text]
+    assert chi_square(count, want) > 1e-6
+    divergence = math.fsum(w * math.log(w / prob[t]) for t, w in want.items() if w > 0)
+    assert divergence <= math.log(n) - (n - 1) / n + 1e-9
+
+
+def test_best_of_takes_the_best(tiny_lm: CausalLM) -> None:
+    model = fl.Model(tiny_lm, tiny_lm)
+    found = best_of(model, "the", lambda texts: [text.count("e") for text in texts], n=6, max_tokens=10, seed=1)
+    plain = model.generate("the", n=6, max_tokens=10, seed=1)
+    assert sorted(f.text for f in found) == sorted(r.text for r in plain)
+    assert [f.value for f in found] == sorted((r.text.count("e") for r in plain), reverse=True)
+    assert found[0].spent.num_rewards == 6
+    assert found[0].spent.num_tokens == len(plain[0].prompt_ids) + sum(len(r.token_ids) - 1 for r in plain)
+    with pytest.raises(InputError, match="number for each"):
+        best_of(model, "the", lambda texts: [0.0], n=3, max_tokens=2)
+
+
+def test_the_vote_is_of_those_who_answer(tiny_lm: CausalLM) -> None:
+    model = fl.Model(tiny_lm, tiny_lm)
+    texts = [r.text for r in model.generate("the", n=20, max_tokens=3, seed=2)]
+    firsts = [text[0] for text in texts if text[:1].isalpha()]
+    found = vote(model, "the", lambda text: text[0] if text[:1].isalpha() else None, n=20, max_tokens=3, seed=2)
+    assert found.answer == Counter(firsts).most_common(1)[0][0]
+    assert sum(found.shares.values()) == pytest.approx(len(firsts) / 20)
+    assert vote(model, "the", lambda text: None, n=3, max_tokens=2).answer is None
+
+
+def even_language(depth: int) -> Table:
+    """All texts of `depth` letters of three, evenly; each letter is as likely as any other."""
+    tokens = letters("abc")
+    step_V = torch.tensor([1 / 3, 1 / 3, 1 / 3, 0.0], dtype=torch.float64).log()
+    return Table(tokens, {t: step_V for n in range(depth) for t in itertools.product(range(3), repeat=n)})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tree_search_finds_the_best_leaf(seed: int) -> None:
+    """Three letters deep, 27 leaves, exact values of beginnings: 50 simulations find the best."""
+    texts = ["".join(t) for t in itertools.product("abc", repeat=3)]
+    value_T = 0.6 * torch.rand(27, generator=torch.Generator().manual_seed(seed))
+    leaf = dict(zip(texts, value_T.tolist(), strict=True))
+    leaf[texts[7 * seed % 27]] = 1.0
+
+    def exact(texts: list[str]) -> list[float]:
+        return [max(v for t, v in leaf.items() if t.startswith(text)) for text in texts]
+
+    settings = TreeSearch(simulations=50, rollout=0, exploration=1.0, actions=3)
+    found = tree_search(even_language(3), [], exact, settings, max_tokens=4)
+    assert found.text == max(leaf, key=leaf.__getitem__)
+    assert found.spent.num_rewards == 50 * len(found.token_ids)
+
+
+def test_rollouts_see_what_comes_later() -> None:
+    """A first letter that looks worse until the end: the myopic choice misses it, the search does not."""
+    step = {(): [0.2, 0.8, 0.0], (0,): [0.9, 0.1, 0.0], (1,): [0.9, 0.1, 0.0]}
+    language = Table(letters("ab"), {k: torch.tensor(v, dtype=torch.float64).log() for k, v in step.items()})
+
+    def ends_well(texts: list[str]) -> list[float]:
+        return [float(text == "aa") for text in texts]
+
+    settings = TreeSearch(simulations=40, rollout=3, exploration=0.5)
+    found = tree_search(language, [], ends_well, settings, max_tokens=3)
+    assert found.text == "aa"
+    assert found.finish_reason == "end"
+    assert found.log_weight == pytest.approx(math.log(0.2 * 0.9), abs=1e-9)
+    again = tree_search(language, [], ends_well, settings, max_tokens=3)
+    assert again == found
+
+
+def test_tree_search_on_a_language_model(tiny_lm: CausalLM) -> None:
+    settings = TreeSearch(simulations=12, actions=5, rollout=2)
+    found = tree_search(tiny_lm, [0, 5], lambda texts: [text.count("o") / 10 for text in texts], settings, max_tokens=5)
+    want = float(tiny_lm.score(torch.tensor([[0, 5]]), torch.tensor([found.token_ids])).double().sum())
+    assert found.log_weight == pytest.approx(want, abs=1e-3)
+    assert found.spent.num_rewards == 12 * len(found.token_ids)
