@@ -12,6 +12,7 @@ from torch import Tensor
 
 from factorlm.algebra import PAD, Factor, LocalProduct, State, Term, flatten, merge, unflatten
 from factorlm.factors.head import Head, HeadStack, stack_exponents
+from factorlm.factors.prompted import PromptedModel, conditions_of
 from factorlm.models import CausalLM
 from factorlm.models.encoding import Encoded
 from factorlm.text import Vocabulary
@@ -116,6 +117,7 @@ def fuse(factor: Factor) -> Factor:
     if not isinstance(factor, LocalProduct):
         return factor
     joined, rest = _joined(factor.base, HeadedModel)
+    joined, rest = _with_conditions(joined, rest)
     if joined is None or (rest and isinstance(joined, CausalLM)):
         return factor
     return LocalProduct(unflatten([Term(joined), *rest])) if rest else joined
@@ -138,3 +140,25 @@ def _joined(product: Factor, kind: type[HeadedModel]) -> tuple[Factor | None, li
     rest = [t for t in terms if t is not base and t not in mine]
     heads = tuple(t.factor for t in mine if isinstance(t.factor, Head))
     return kind(base.factor, heads, tuple(t.exponent for t in mine)) if mine else base.factor, rest
+
+
+def _with_conditions(joined: Factor | None, rest: list[Term]) -> tuple[Factor | None, list[Term]]:
+    """The language model with its heads, and with all its instructions as rows of one batch."""
+    lm = joined.lm if isinstance(joined, HeadedModel) else joined
+    if not isinstance(lm, CausalLM):
+        return joined, rest
+    found: dict[tuple[int, ...], float | Tensor] = {(): 1.0}
+    others = []
+    for term in rest:
+        conditions = conditions_of(term, lm)
+        if conditions is None:
+            others.append(term)
+            continue
+        for condition, exponent in conditions.items():
+            found[condition] = found.get(condition, 0.0) + exponent
+    if len(found) == 1:
+        return joined, rest
+    heads, exponents = (joined.heads, joined.exponents) if isinstance(joined, HeadedModel) else ((), ())
+    bare, *instructions = found
+    assert bare == ()
+    return PromptedModel(lm, tuple(instructions), tuple(found.values()), heads, exponents), others

@@ -32,7 +32,7 @@ class Conditioned(Factor):
 
     def start(self, prefix_BT: Tensor) -> State:
         """See Factor."""
-        return self.lm.start(self._conditioned(prefix_BT))
+        return self.lm.start(self.prefixes(prefix_BT))
 
     def extend(self, state: State, token_B: Tensor) -> State:
         """See Factor."""
@@ -48,13 +48,14 @@ class Conditioned(Factor):
 
     def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
         """See Factor."""
-        return self.lm.steps(self._conditioned(prefix_BT), text_BT)
+        return self.lm.steps(self.prefixes(prefix_BT), text_BT)
 
     def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
         """See Factor."""
-        return self.lm.score(self._conditioned(prefix_BT), text_BT)
+        return self.lm.score(self.prefixes(prefix_BT), text_BT)
 
-    def _conditioned(self, prefix_BT: Tensor) -> Tensor:
+    def prefixes(self, prefix_BT: Tensor) -> Tensor:
+        """What is read in the place of these prefixes, [B, T']: the condition behind the start token."""
         start = list(self.lm.start_ids)
         rows = []
         for row in prefix_BT.tolist():

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,21 @@ class Encoded:
         """These rows, in this order."""
         keys_values = tuple((key.rows(row_R), value.rows(row_R)) for key, value in self.keys_values)
         return Encoded(keys_values, self.hidden.rows(row_R), self.is_token_BT[row_R], self.is_padded)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """The rows of several encodings, one after the other; shorter ones are padded on the left."""
+        length = max(part.hidden.length for part in parts)
+        layers = zip(*(part.keys_values for part in parts), strict=True)
+        keys_values = tuple(
+            (Span.joined([key for key, _ in layer], length), Span.joined([value for _, value in layer], length))
+            for layer in layers
+        )
+        is_token_BT = torch.cat(
+            [torch.nn.functional.pad(part.is_token_BT, (length - part.hidden.length, 0)) for part in parts]
+        )
+        is_padded = any(part.is_padded or part.hidden.length < length for part in parts)
+        return cls(keys_values, Span.joined([part.hidden for part in parts], length), is_token_BT, is_padded)
 
     def trimmed(self, num_tokens_B: Tensor) -> Encoded:
         """As before the last num_tokens_B[b] tokens of each row were read."""

@@ -9,6 +9,7 @@ search and speculation need that), while plain decoding pays no copy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,22 @@ class Span:
         """A span over a copy of these entries."""
         length = start.shape[dim]
         return cls(Buffer(start, dim, max(SMALLEST_CAPACITY, length + length // 2)), length, dim)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Span], length: int) -> Span:
+        """The batches of all parts, one after the other, with zeros on the left up to this length."""
+        dim = parts[0].dim
+        num_rows = sum(part.view.shape[0] for part in parts)
+        shape = list(parts[0].view.shape)
+        shape[0], shape[dim] = num_rows, length
+        whole = parts[0].view.new_zeros(shape)
+        row = 0
+        for part in parts:
+            view = part.view
+            place = whole.narrow(0, row, view.shape[0]).narrow(dim, length - part.length, part.length)
+            place.copy_(view)
+            row += view.shape[0]
+        return cls.of(whole, dim)
 
     @property
     def view(self) -> Tensor:
