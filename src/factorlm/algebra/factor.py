@@ -57,6 +57,17 @@ class Factor(ABC):
     def extend(self, state: State, token_B: Tensor) -> State:
         """Read one more token in each row."""
 
+    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
+        """Read at least one more token in each row: what each is followed by, [B, T, V], and the last state.
+
+        Factors that read several tokens at the price of one override this; speculation needs it.
+        """
+        log_weights = []
+        for token_B in token_BT.unbind(1):
+            state = self.extend(state, token_B)
+            log_weights.append(state.log_weight_BV)
+        return torch.stack(log_weights, 1), state
+
     def reorder(self, state: State, row_R: Tensor) -> State:
         """The state with these rows, which may be left out, repeated and moved."""
         return State(state.log_weight_BV[row_R], select_rows(state.memory, row_R))

@@ -68,6 +68,7 @@ def check(
     _check_rows_alone(factor, prefix_BT, text_BT, states, compare)
     _check_reorder(factor, text_BT, states, compare)
     _check_trim(factor, text_BT, states, compare)
+    _check_through(factor, text_BT, states, compare)
     again = factor.start(prefix_BT)
     compare("an old state stays good", again.log_weight_BV, states[0].log_weight_BV)
     if text_BT.shape[1]:
@@ -98,6 +99,17 @@ def _check_reorder(factor: Factor, text_BT: Tensor, states: list[State], compare
         for u in range(t + 1, text_BT.shape[1]):  # a memory that was left behind shows up later
             got = factor.extend(got, text_BT[row_R, u])
             compare("reorder, then extend to the end", got.log_weight_BV, states[u + 1].log_weight_BV[row_R])
+
+
+def _check_through(factor: Factor, text_BT: Tensor, states: list[State], compare) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    length = text_BT.shape[1]
+    for start in range(length):
+        log_weight_BTV, last = factor.extend_through(states[start], text_BT[:, start:])
+        want_BTV = torch.stack([state.log_weight_BV for state in states[start + 1 :]], 1)
+        compare("extend through several tokens = extend by each", log_weight_BTV, want_BTV)
+        compare("the state after several tokens", last.log_weight_BV, states[-1].log_weight_BV)
+        cut = factor.trim(last, torch.full((text_BT.shape[0],), length - start))
+        compare("extend through several tokens, then trim", cut.log_weight_BV, states[start].log_weight_BV)
 
 
 def _check_trim(factor: Factor, text_BT: Tensor, states: list[State], compare) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001

@@ -48,6 +48,13 @@ class Combination(Factor):
         """See Factor."""
         return self._joined(tuple(p.extend(s, token_B) for p, s in zip(self.parts, state.memory, strict=True)))
 
+    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
+        """See Factor."""
+        read = [p.extend_through(s, token_BT) for p, s in zip(self.parts, state.memory, strict=True)]
+        log_weight_KNV = torch.stack([log_weight_BTV.flatten(0, 1) for log_weight_BTV, _ in read])
+        log_weight_BTV = self.combine(log_weight_KNV).unflatten(0, token_BT.shape)
+        return log_weight_BTV, State(log_weight_BTV[:, -1], tuple(after for _, after in read))
+
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Factor."""
         states = tuple(p.reorder(s, row_R) for p, s in zip(self.parts, state.memory, strict=True))
@@ -232,6 +239,12 @@ class Power(Factor):
         inner, exponent_B = state.memory
         return self._raised(self.base.extend(inner, token_B), exponent_B)
 
+    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
+        """See Factor."""
+        inner, exponent_B = state.memory
+        log_weight_BTV, after = self.base.extend_through(inner, token_BT)
+        return scale(log_weight_BTV, exponent_B[:, None, None]), self._raised(after, exponent_B)
+
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Factor."""
         inner, exponent_B = state.memory
@@ -280,6 +293,12 @@ class LocalProduct(Factor):
         """See Factor."""
         return self._normalized(self.base.extend(state.memory, token_B))
 
+    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
+        """See Factor."""
+        log_weight_BTV, after = self.base.extend_through(state.memory, token_BT)
+        log_prob_BTV = log_normalize(log_weight_BTV)
+        return log_prob_BTV, State(log_prob_BTV[:, -1], after)
+
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Factor."""
         return State(state.log_weight_BV[row_R], self.base.reorder(state.memory, row_R))
@@ -323,6 +342,10 @@ class Named(Factor):
     def extend(self, state: State, token_B: Tensor) -> State:
         """See Factor."""
         return self.base.extend(state, token_B)
+
+    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
+        """See Factor."""
+        return self.base.extend_through(state, token_BT)
 
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Factor."""

@@ -48,6 +48,17 @@ class HeadedModel(Factor):
         encoded, exponent_BK = state.memory
         return self._state(self.lm.advance(encoded, token_B[:, None]), exponent_BK)
 
+    @torch.no_grad()
+    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
+        """See Factor."""
+        encoded, exponent_BK = state.memory
+        num_tokens = token_BT.shape[1]
+        encoded = self.lm.advance(encoded, token_BT)
+        hidden_ND = encoded.hidden.view[:, -num_tokens:].flatten(0, 1)
+        log_weight_NV = self._log_weight(hidden_ND, exponent_BK.repeat_interleave(num_tokens, 0))
+        log_weight_BTV = log_weight_NV.unflatten(0, token_BT.shape)
+        return log_weight_BTV, State(log_weight_BTV[:, -1], (encoded, exponent_BK))
+
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Factor."""
         encoded, exponent_BK = state.memory
@@ -84,8 +95,11 @@ class HeadedModel(Factor):
 
     @torch.no_grad()
     def _state(self, encoded: Encoded, exponent_BK: Tensor) -> State:
-        logit_BV = self.lm.unembed(self.shifted(encoded.hidden_BD, exponent_BK))
-        return State(logit_BV.log_softmax(-1), (encoded, exponent_BK))
+        return State(self._log_weight(encoded.hidden_BD, exponent_BK), (encoded, exponent_BK))
+
+    def _log_weight(self, hidden_ND: Tensor, exponent_NK: Tensor) -> Tensor:
+        """Of what follows each state, [N, V]."""
+        return self.lm.unembed(self.shifted(hidden_ND, exponent_NK)).log_softmax(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +114,10 @@ class HeadedProduct(HeadedModel):
         terms = [Term(head, exponent) for head, exponent in zip(self.heads, self.exponents, strict=True)]
         return unflatten([Term(self.lm), *terms]).score(prefix_BT, text_BT)
 
-    @torch.no_grad()
-    def _state(self, encoded: Encoded, exponent_BK: Tensor) -> State:
-        hidden_BD = encoded.hidden_BD
-        both_MV = self.lm.unembed(torch.cat([self.shifted(hidden_BD, exponent_BK), hidden_BD.float()]))
-        logit_BV, base_BV = both_MV.chunk(2)
-        return State(logit_BV - base_BV.logsumexp(-1, keepdim=True), (encoded, exponent_BK))
+    def _log_weight(self, hidden_ND: Tensor, exponent_NK: Tensor) -> Tensor:
+        both_MV = self.lm.unembed(torch.cat([self.shifted(hidden_ND, exponent_NK), hidden_ND.float()]))
+        logit_NV, base_NV = both_MV.chunk(2)
+        return logit_NV - base_NV.logsumexp(-1, keepdim=True)
 
 
 def fuse(factor: Factor) -> Factor:

@@ -38,6 +38,10 @@ class Conditioned(Factor):
         """See Factor."""
         return self.lm.extend(state, token_B)
 
+    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
+        """See Factor."""
+        return self.lm.extend_through(state, token_BT)
+
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Factor."""
         return self.lm.reorder(state, row_R)

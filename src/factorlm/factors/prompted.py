@@ -77,6 +77,17 @@ class PromptedModel(Factor):
         token_N1 = token_B.repeat(condition_BC.shape[1])[:, None]
         return self._state(self.lm.advance(encoded, token_N1), condition_BC, head_BK)
 
+    @torch.no_grad()
+    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
+        """See Factor."""
+        encoded, condition_BC, head_BK = state.memory
+        num_conditions, num_tokens = condition_BC.shape[1], token_BT.shape[1]
+        encoded = self.lm.advance(encoded, token_BT.repeat(num_conditions, 1))
+        hidden_CND = encoded.hidden.view[:, -num_tokens:].unflatten(0, (num_conditions, -1)).flatten(1, 2)
+        exponents = (e.repeat_interleave(num_tokens, 0) for e in (condition_BC, head_BK))
+        log_prob_BTV = self._log_prob(hidden_CND, *exponents).unflatten(0, token_BT.shape)
+        return log_prob_BTV, State(log_prob_BTV[:, -1], (encoded, condition_BC, head_BK))
+
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Factor."""
         encoded, condition_BC, head_BK = state.memory
@@ -97,13 +108,16 @@ class PromptedModel(Factor):
 
     @torch.no_grad()
     def _state(self, encoded: Encoded, condition_BC: Tensor, head_BK: Tensor) -> State:
-        num_rows, num_conditions = condition_BC.shape
-        hidden_CBD = encoded.hidden_BD.float().view(num_conditions, num_rows, -1)
-        mixed_BD = torch.einsum("bc,cbd->bd", condition_BC, hidden_CBD)
+        hidden_CBD = encoded.hidden_BD.unflatten(0, (condition_BC.shape[1], -1))
+        return State(self._log_prob(hidden_CBD, condition_BC, head_BK), (encoded, condition_BC, head_BK))
+
+    def _log_prob(self, hidden_CND: Tensor, condition_NC: Tensor, head_NK: Tensor) -> Tensor:
+        """Of what follows some states, [N, V]."""
+        hidden_CND = hidden_CND.float()
+        mixed_ND = torch.einsum("nc,cnd->nd", condition_NC, hidden_CND)
         if self.heads:
-            mixed_BD = mixed_BD + self.stack.shift(hidden_CBD[0], head_BK)
-        log_prob_BV = self.lm.unembed(mixed_BD).log_softmax(-1)
-        return State(log_prob_BV, (encoded, condition_BC, head_BK))
+            mixed_ND = mixed_ND + self.stack.shift(hidden_CND[0], head_NK)
+        return self.lm.unembed(mixed_ND).log_softmax(-1)
 
 
 def conditions_of(term: Term, lm: CausalLM) -> dict[tuple[int, ...], Exponent] | None:

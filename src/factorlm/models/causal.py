@@ -167,6 +167,13 @@ class CausalLM(Factor):
         """See Factor."""
         return self._state(self.advance(state.memory, token_B[:, None]))
 
+    @torch.no_grad()
+    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
+        """See Factor."""
+        encoded = self.advance(state.memory, token_BT)
+        log_prob_BTV = self.unembed(encoded.hidden.view[:, -token_BT.shape[1] :]).log_softmax(-1)
+        return log_prob_BTV, State(log_prob_BTV[:, -1], encoded)
+
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Factor."""
         return State(state.log_weight_BV[row_R], self.rows(state.memory, row_R))

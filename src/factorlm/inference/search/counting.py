@@ -55,6 +55,11 @@ class Counting(Factor):
         self._count(len(token_B))
         return self.base.extend(state, token_B)
 
+    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
+        """See Factor."""
+        self._count(token_BT.numel())
+        return self.base.extend_through(state, token_BT)
+
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Factor."""
         return self.base.reorder(state, row_R)
