@@ -84,7 +84,7 @@ def sample_local(
     while active:
         log_prob_RV = state.log_weight_BV
         read_RT = pad_left([rows[b].prompt_ids + rows[b].token_ids for b in active]) if sampling.looks_back else None
-        token_R = _draw_rows(log_prob_RV, [rows[b] for b in active], sampling, read_RT, vocabulary)
+        token_R = draw_rows(log_prob_RV, [rows[b] for b in active], sampling, read_RT, vocabulary)
         chosen_R = log_prob_RV.gather(1, token_R[:, None])[:, 0]
         kept = []
         for r, (b, token, log_prob) in enumerate(zip(active, token_R.tolist(), chosen_R.tolist(), strict=True)):
@@ -92,7 +92,7 @@ def sample_local(
             row.token_ids.append(token)
             row.log_probs.append(log_prob)
             text = row.stream.push(vocabulary.token_bytes[token])
-            row.finish_reason = _finished(row, token, end_ids, max_tokens)
+            row.finish_reason = finished(row, token, end_ids, max_tokens)
             if row.finish_reason:
                 text += row.stream.finish()
             else:
@@ -107,9 +107,14 @@ def sample_local(
         state = model.extend(state, token_R)
 
 
-def _draw_rows(
+def draw_rows(
     log_prob_RV: Tensor, rows: Sequence[Row], sampling: Sampling, read_RT: Tensor | None, vocabulary: Vocabulary
 ) -> Tensor:
+    """A token for each row, [R], from its own randomness.
+
+    Raises:
+        DeadEndError: if every next token of a row is impossible.
+    """
     dead_R = log_prob_RV.amax(-1) == -torch.inf
     if bool(dead_R.any()):
         written = len(rows[int(dead_R.nonzero()[0])].token_ids)
@@ -124,7 +129,8 @@ def _draw_rows(
     return draw(proposal(log_prob_RV, sampling, read_RT, vocabulary), uniform_R)
 
 
-def _finished(row: Row, token: int, end_ids: set[int], max_tokens: int) -> str:
+def finished(row: Row, token: int, end_ids: set[int], max_tokens: int) -> str:
+    """Why a row that this token was added to goes on no more: "end", "stop", "length", or "" if it does."""
     if token in end_ids:
         return "end"
     if row.stream.is_stopped:

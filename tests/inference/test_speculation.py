@@ -1,0 +1,143 @@
+"""Speculation: the same texts as plain sampling with the same seed, in fewer passes; law checked by enumeration."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+import torch
+
+from factorlm.algebra import Factor, Mixture, local_product
+from factorlm.factors.head import Head
+from factorlm.factors.prompt import UnboundPrompt
+from factorlm.inference.draw import Sampling, generator_of
+from factorlm.inference.local import Row, sample_local
+from factorlm.inference.speculation import Draft, PromptLookup, Tally, sample_speculative
+from factorlm.models import CausalLM
+from factorlm.models.table import Table, random_table
+from factorlm.text import TextStream
+
+PLAIN = Sampling()
+ChiSquare = Callable[[Mapping[object, int], Mapping[object, float]], float]
+MakeHead = Callable[..., Head]
+
+
+class Oracle:
+    """Guesses from a list of texts that are known to come, wrong at every third place."""
+
+    def __init__(self, texts: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], wrong: int, size: int) -> None:
+        self.known = [(len(p), [*p, *t]) for p, t in zip(prompts, texts, strict=True)]
+        self.wrong, self.size = wrong, size
+
+    def guess(self, read: Sequence[int]) -> list[int]:
+        for _, text in self.known:
+            if text[: len(read)] == list(read):
+                guess = text[len(read) : len(read) + self.size]
+                return [t if (len(read) + i) % self.wrong else 0 for i, t in enumerate(guess)]
+        return []
+
+
+class Fixed:
+    """Always guesses the same."""
+
+    def __init__(self, *tokens: int) -> None:
+        self.tokens = list(tokens)
+
+    def guess(self, read: Sequence[int]) -> list[int]:
+        return self.tokens
+
+
+def table(seed: int) -> Table:
+    return random_table("ab", 4, torch.Generator().manual_seed(seed))
+
+
+def rows_of(prompts: list[list[int]], seed: int = 0, stops: tuple[str, ...] = ()) -> list[Row]:
+    return [Row(list(p), generator_of(seed, p, n), TextStream(stops)) for n, p in enumerate(prompts)]
+
+
+COMPOSITIONS: dict[str, Factor] = {
+    "a table": table(0),
+    "a product": table(1) * table(2) ** 1.5 / table(3),
+    "a mixture": Mixture((table(6), table(7)), (0.3, 0.7)),
+}
+DRAFTS: dict[str, Draft] = {
+    "nothing": Fixed(),
+    "always a": Fixed(0, 0, 0),
+    "always the end": Fixed(2),
+    "lookup": PromptLookup(longest=2, num_tokens=3),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_texts_are_those_of_plain_sampling(name: str, draft: str, chi_square: ChiSquare) -> None:
+    """Token by token under fixed randomness, hence in law; the law is checked, too (one false alarm in a million)."""
+    plain, quick = rows_of([[]] * 2000), rows_of([[]] * 2000)
+    list(sample_local(COMPOSITIONS[name], plain, max_tokens=10, sampling=PLAIN))
+    events = list(sample_speculative(COMPOSITIONS[name], quick, DRAFTS[draft], max_tokens=10, sampling=PLAIN))
+    for a, b in zip(plain, quick, strict=True):
+        assert (a.token_ids, a.stream.text, a.finish_reason) == (b.token_ids, b.stream.text, b.finish_reason)
+        assert a.log_probs == pytest.approx(b.log_probs, abs=1e-9)
+    assert len(events) == sum(len(row.token_ids) for row in plain)
+    count = Counter(tuple(row.token_ids) for row in quick)
+    assert chi_square(count, local_product(COMPOSITIONS[name], 4)) > 1e-6
+
+
+@pytest.mark.parametrize(
+    "sampling", [PLAIN, Sampling(temperature=0), Sampling(top_p=0.8, repetition_penalty=1.3, stop=("e",))]
+)
+@pytest.mark.parametrize("wrong", [2, 3, 100])
+def test_a_language_model_writes_the_same(
+    tiny_lm: CausalLM, make_head: MakeHead, sampling: Sampling, wrong: int
+) -> None:
+    """Rows that accept different numbers of guesses, finish at different times, and share caches."""
+    calm = UnboundPrompt("calm", None, "be good").bind(tiny_lm)
+    factor = tiny_lm * make_head(3) ** 1.5 * calm**0.5
+    prompts = [[0], [0, 5, 6, 7], [0, 30], [0, *range(4, 24)]]
+    plain = rows_of(prompts, stops=sampling.stop)
+    list(sample_local(factor, plain, max_tokens=16, sampling=sampling))
+    quick, tally = rows_of(prompts, stops=sampling.stop), Tally()
+    draft = Oracle([row.token_ids for row in plain], prompts, wrong, 5)
+    list(sample_speculative(factor, quick, draft, max_tokens=16, sampling=sampling, tally=tally))
+    for a, b in zip(plain, quick, strict=True):
+        assert (a.token_ids, a.finish_reason, a.stream.text) == (b.token_ids, b.finish_reason, b.stream.text)
+        assert a.log_probs == pytest.approx(b.log_probs, abs=1e-3)  # float32, several tokens at once
+    longest = max(len(row.token_ids) for row in plain)
+    assert tally.num_drawn == sum(len(row.token_ids) for row in plain)
+    if wrong == 100:
+        assert tally.acceptance == 1.0
+        assert tally.num_passes <= -(-longest // 5)
+    else:
+        assert 0 < tally.acceptance < 1
+        assert tally.num_passes < longest
+
+
+def test_a_guess_is_right_as_often_as_it_is_probable() -> None:
+    """Acceptance of a sure draft is the probability of its token, within 5 standard errors."""
+    language = random_table("ab", 3, torch.Generator().manual_seed(4))
+    rows, tally = rows_of([[]] * 4000), Tally()
+    list(sample_speculative(language, rows, Fixed(0), max_tokens=10, sampling=PLAIN, tally=tally))
+    seconds = [row.token_ids[1] == 0 for row in rows if row.token_ids[0] != 2]
+    assert tally.num_guessed >= len(seconds)
+    prob = local_product(language, 3)
+    going = {t: p for t, p in prob.items() if t[0] != 2}
+    want = sum(p for t, p in going.items() if t[1] == 0) / sum(going.values())
+    error = (want * (1 - want) / len(seconds)) ** 0.5
+    assert abs(sum(seconds) / len(seconds) - want) <= 5 * error
+
+
+def test_lookup_finds_the_latest_place_of_the_longest_end() -> None:
+    draft = PromptLookup(longest=3, num_tokens=2)
+    assert draft.guess([1, 2, 3, 9, 1, 2, 3]) == [9, 1]
+    assert draft.guess([7, 3, 4, 5, 3, 6, 3]) == [6, 3]
+    assert draft.guess([1, 2, 3, 8, 5, 3]) == [8, 5]
+    assert draft.guess([1, 2, 3]) == []
+    assert draft.guess([4]) == []
+    assert draft.guess([]) == []
+    assert draft.guess([1, 1, 1]) == [1]
+
+
+def test_the_limit_is_kept() -> None:
+    for max_tokens in range(5):
+        rows = rows_of([[]] * 50)
+        list(sample_speculative(table(0), rows, Fixed(0, 1, 0, 1, 0), max_tokens=max_tokens, sampling=PLAIN))
+        assert all(len(row.token_ids) <= max_tokens for row in rows)
