@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from factorlm.algebra import Interpolation, LocalProduct, Mixture
     from factorlm.factors import factor, grammar, lexicon, prompt
-    from factorlm.inference import Model, Particles, Sampling, interpolate, load, mix
+    from factorlm.inference import Model, Particles, PromptLookup, Sampling, interpolate, load, mix
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,7 @@ _HOMES = {
     "Mixture": "factorlm.algebra",
     "Model": "factorlm.inference",
     "Particles": "factorlm.inference",
+    "PromptLookup": "factorlm.inference",
     "Sampling": "factorlm.inference",
     "factor": "factorlm.factors",
     "grammar": "factorlm.factors",
@@ -41,6 +42,7 @@ __all__ = [
     "Mixture",
     "Model",
     "Particles",
+    "PromptLookup",
     "Sampling",
     "__version__",
     "factor",

@@ -70,6 +70,27 @@ def test_generate_with_particles(run: Run) -> None:
     assert "not independent" in shown.out
 
 
+def test_generate_speculates_without_changing_the_text(run: Run) -> None:
+    words = ["generate", "one two three four, one two three four, one two", "--max-tokens", "8", "--dtype", "float32"]
+    plain, quick = run(*words), run(*words, "--speculate")
+    assert quick.status == 0
+    assert quick.out == plain.out
+    assert "guesses right" in quick.err
+
+
+def test_generate_keeps_to_a_language(run: Run, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}')
+    ran = run("generate", "As JSON: ", "--json-schema", str(schema), "--max-tokens", "40", "--n", "2", "--json")
+    for response in objects(ran.out):
+        if response["finish_reason"] == "end":
+            assert isinstance(json.loads(response["text"])["age"], int)
+        else:
+            assert "cut at --max-tokens" in ran.err
+    ran = run("generate", "It is", "--model", 'smollm2 * choice(" red", " green")', "--max-tokens", "8", "--json")
+    assert objects(ran.out)[0]["text"] in (" red", " green")
+
+
 def test_score_names_evidence_and_bits(run: Run, tmp_path: Path) -> None:
     texts = ["I loved this place, wonderful!", "I hated it. Terrible service."]
     ran = run("score", "-", "--factor", "positive", "--json", stdin="\n".join(texts).encode())

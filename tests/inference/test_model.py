@@ -240,3 +240,12 @@ def test_a_text_that_no_particle_finds_is_refused(plain: fl.Model) -> None:
     never = pattern_factor("never", "no such text", plain.lm.vocabulary)
     with pytest.raises(DeadEndError, match="4 particles"):
         (plain * never).generate("a", max_tokens=3, particles=fl.Particles(number=4))
+
+
+def test_guesses_change_no_text(plain: fl.Model, make_head: MakeHead) -> None:
+    steered = plain * make_head(3) ** 1.5
+    want = steered.generate(PROMPTS, n=2, max_tokens=12, seed=3)
+    got = steered.generate(PROMPTS, n=2, max_tokens=12, seed=3, draft=fl.PromptLookup(longest=1))
+    for a, b in zip(want, got, strict=True):
+        assert (a.token_ids, a.text, a.finish_reason) == (b.token_ids, b.text, b.finish_reason)
+        assert a.log_prob == pytest.approx(b.log_prob, abs=FLOAT32)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from factorlm.algebra import Factor
     from factorlm.factors.doses import Choice
-    from factorlm.inference import Model, Particles, Response, Sampling
+    from factorlm.inference import Model, Particles, PromptLookup, Response, Sampling
     from factorlm.inference.population import Population
 
 SAMPLERS = ("local", "smc", "importance", "metropolis")
@@ -65,6 +65,10 @@ def generate(
     limit: Annotated[
         str, typer.Option("--limit", help="With particles, at the last token: end forces an end, cut does not.")
     ] = "end",
+    speculate: Annotated[
+        bool,
+        typer.Option("--speculate", help="Guess what repeats: the same text, sooner."),
+    ] = False,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the most probable token.")] = 1.0,
     top_k: Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option("--top-p", help="Keep the most probable tokens up to this mass.")] = 1.0,
@@ -96,13 +100,17 @@ def generate(
     Example: factorlm generate "The food was" --factor positive=0.4 --factor toxic=-0.3 --max-tokens 40 --explain
     """
     from factorlm.cli.terminal import notes, print_json, progress, read_prompt, sampling_of, write_file
-    from factorlm.errors import UnknownNameError
+    from factorlm.errors import InputError, UnknownNameError
     from factorlm.factors.features import quiet
+    from factorlm.inference import PromptLookup
     from factorlm.inference.expression import compose
 
     if sampler not in SAMPLERS:
         raise UnknownNameError.of("sampler", sampler, SAMPLERS)
     population = _particles(sampler, particles, resampling, ess, limit)
+    if speculate and population is not None:
+        raise InputError(f"--speculate is for the local sampler, got --sampler {sampler}; leave one out")
+    draft = PromptLookup() if speculate else None
     choices = faders.chosen(faders.parse_targets(target))
     wanted = faders.parse(factor + [f"{name}={choice.strength!r}" for name, choice in choices.items()])
     sampling = sampling_of(
@@ -126,13 +134,13 @@ def generate(
         composed = composed * language
     with_explanation = explain or html is not None
     if n == 1 and not as_json and population is None:
-        response = _stream(composed, prompt, max_tokens, seed, sampling, chat, explain, with_explanation)
+        response = _stream(composed, prompt, max_tokens, seed, sampling, chat, explain, with_explanation, draft)
         responses = [response]
     else:
         with progress() as report:
             responses = composed.generate(
                 prompt, n=n, max_tokens=max_tokens, seed=seed, sampling=sampling, chat=chat, explain=with_explanation,
-                particles=population, report=report if population else quiet,
+                particles=population, draft=draft, report=report if population else quiet,
             )  # fmt: skip
         for number, response in enumerate(responses, 1):
             if as_json:
@@ -269,10 +277,11 @@ def _stream(
     chat: bool,
     explain: bool,
     with_explanation: bool,
+    draft: PromptLookup | None,
 ) -> Response:
-    from factorlm.cli.terminal import console, stream_coloured
+    from factorlm.cli.terminal import console, notes, stream_coloured
 
-    run = model.stream(prompt, max_tokens=max_tokens, seed=seed, sampling=sampling, chat=chat)
+    run = model.stream(prompt, max_tokens=max_tokens, seed=seed, sampling=sampling, chat=chat, draft=draft)
     if not chat:
         console.print(prompt, end="", style="dim", markup=False, highlight=False, soft_wrap=True)
     if explain and console.is_terminal:
@@ -282,6 +291,12 @@ def _stream(
             console.file.write(piece.text)
             console.file.flush()
     console.print()
+    if draft is not None:
+        tally = run.tally
+        notes.print(
+            f"[dim]{tally.num_drawn} tokens in {tally.num_passes + 1} passes; {tally.num_right} of {tally.num_guessed} "
+            "guesses right[/dim]"
+        )
     response = run.responses(explain=with_explanation)[0]
     if explain:
         _explain(model, response)

@@ -8,12 +8,14 @@ from factorlm.inference.particles import Particles, sample_particles
 from factorlm.inference.population import Population
 from factorlm.inference.reading import Reading, read
 from factorlm.inference.results import Response, Score
+from factorlm.inference.speculation import PromptLookup, sample_speculative
 
 __all__ = [
     "Explanation",
     "Model",
     "Particles",
     "Population",
+    "PromptLookup",
     "Reading",
     "Response",
     "Sampling",
@@ -24,4 +26,5 @@ __all__ = [
     "read",
     "sample_local",
     "sample_particles",
+    "sample_speculative",
 ]

@@ -40,6 +40,7 @@ from factorlm.inference.particles import Particles, sample_particles
 from factorlm.inference.population import Population
 from factorlm.inference.reading import Reading, read
 from factorlm.inference.results import Response, Score
+from factorlm.inference.speculation import Draft
 from factorlm.inference.stream import Stream, responses_of
 from factorlm.inference.strengths import exponent_of
 from factorlm.models import CausalLM
@@ -128,6 +129,7 @@ class Model:
         chat: bool = False,
         explain: bool = False,
         particles: Particles | None = None,
+        draft: Draft | None = None,
         report: Report = quiet,
     ) -> list[Response]:
         """Continue each prompt n times; responses come prompt by prompt.
@@ -149,6 +151,7 @@ class Model:
             chat: whether a prompt is a user's message, to be answered, rather than a text to be continued.
             explain: whether to find what each factor did to each token.
             particles: how the global product is sampled; None samples the local one.
+            draft: guesses tokens where the local product is sampled; see `stream`.
             report: told of progress where particles are drawn.
 
         Raises:
@@ -174,6 +177,7 @@ class Model:
             strengths=strengths,
             exponents=exponents,
             chat=chat,
+            draft=draft,
         )
         for _ in run:
             pass
@@ -190,10 +194,15 @@ class Model:
         strengths: Mapping[str, ByRow] | None = None,
         exponents: Mapping[str, ByRow] | None = None,
         chat: bool = False,
+        draft: Draft | None = None,
     ) -> Stream:
-        """As `generate`, but gives out text as it becomes certain, in whole characters: iterate over the result."""
+        """As `generate`, but gives out text as it becomes certain, in whole characters: iterate over the result.
+
+        With a draft, such as `fl.PromptLookup()`, tokens are guessed and checked several at once: the same texts, in
+        less time where guesses are good.
+        """
         model, rows, row_prompts = self._rows(prompts, n, max_tokens, seed, sampling, strengths, exponents, chat)
-        return Stream(model.factor, self.lm.vocabulary, rows, row_prompts, max_tokens, sampling)
+        return Stream(model.factor, self.lm.vocabulary, rows, row_prompts, max_tokens, sampling, draft)
 
     def score(
         self,

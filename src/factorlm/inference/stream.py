@@ -13,6 +13,7 @@ from factorlm.inference.explanation import Explanation
 from factorlm.inference.local import Event, Row, sample_local
 from factorlm.inference.reading import read, read_base
 from factorlm.inference.results import Response
+from factorlm.inference.speculation import Draft, Tally, sample_speculative
 
 if TYPE_CHECKING:
     from factorlm.algebra import Factor
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 
 class Stream(Iterator[Event]):
-    """Responses being written; iterate to write them, then ask for them."""
+    """Responses being written; iterate to write them, then ask for them.
+
+    Attributes:
+        rows: the texts.
+        tally: how guessing went, where a draft guesses.
+    """
 
     def __init__(
         self,
@@ -31,10 +37,16 @@ class Stream(Iterator[Event]):
         prompts: list[str],
         max_tokens: int,
         sampling: Sampling,
+        draft: Draft | None = None,
     ) -> None:
         self.rows = rows
+        self.tally = Tally()
         self._factor, self._vocabulary, self._prompts = factor, vocabulary, prompts
-        self._events = sample_local(factor, rows, max_tokens=max_tokens, sampling=sampling)
+        self._events = (
+            sample_local(factor, rows, max_tokens=max_tokens, sampling=sampling)
+            if draft is None
+            else sample_speculative(factor, rows, draft, max_tokens=max_tokens, sampling=sampling, tally=self.tally)
+        )
 
     def __next__(self) -> Event:
         return next(self._events)
