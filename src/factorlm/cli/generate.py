@@ -8,87 +8,49 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from factorlm.cli import faders
+from factorlm.cli import generate_options as options
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from factorlm.algebra import Factor
     from factorlm.factors.doses import Choice
-    from factorlm.inference import Model, Particles, PromptLookup, Response, Sampling
-    from factorlm.inference.population import Population
+    from factorlm.inference import Model, PromptLookup, Response, Sampling
 
 SAMPLERS = ("local", "smc", "importance", "metropolis")
-TEXTS_SHOWN = 5
 OVERSHOOT = 1.3  # times what factors move the base one by one: worth a warning
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
-    factor: Annotated[list[str], typer.Option("--factor", help=faders.HELP)] = [],  # noqa: B006
-    target: Annotated[
-        list[str],
-        typer.Option("--target", help="NAME=RATE: the least strength at which so many texts have it, such as 0.9."),
-    ] = [],  # noqa: B006
-    budget: Annotated[
-        float | None,
-        typer.Option("--budget", help="Most nats per token that all factors together may move the base."),
-    ] = None,
-    decorrelate: Annotated[
-        bool, typer.Option("--decorrelate", help="Refit exponents so that factors that push alike count once.")
-    ] = False,
-    json_schema: Annotated[
-        Path | None, typer.Option("--json-schema", help="File with a JSON schema that each text must fit.")
-    ] = None,
-    regex: Annotated[str | None, typer.Option("--regex", help="Regular expression that each text must match.")] = None,
-    grammar: Annotated[
-        Path | None, typer.Option("--grammar", help="File with a grammar (Lark, or EBNF with ::=) of the texts.")
-    ] = None,
-    choice: Annotated[list[str], typer.Option("--choice", help="A text to choose; give several.")] = [],  # noqa: B006
+    factor: options.Factor = [],  # noqa: B006
+    target: options.Target = [],  # noqa: B006
+    budget: options.Budget = None,
+    decorrelate: options.Decorrelate = False,
+    json_schema: options.JsonSchema = None,
+    regex: options.Regex = None,
+    grammar: options.Grammar = None,
+    choice: options.Choice = [],  # noqa: B006
     n: Annotated[int, typer.Option("--n", min=1, help="Number of texts.")] = 1,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=0, help="Most tokens of a text.")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Of all randomness.")] = 0,
-    sampler: Annotated[
-        str,
-        typer.Option(
-            "--sampler",
-            help="local: normalised at each token; smc, importance or metropolis: over texts, with particles.",
-        ),
-    ] = "local",
-    particles: Annotated[int, typer.Option("--particles", min=2, help="Texts that each text is drawn from.")] = 16,
-    resampling: Annotated[
-        str, typer.Option("--resampling", help="stratified, systematic, residual or multinomial.")
-    ] = "stratified",
-    ess: Annotated[
-        float,
-        typer.Option("--ess", min=0, max=1, help="Resample when this share of the particles is not effective."),
-    ] = 0.5,
-    limit: Annotated[
-        str, typer.Option("--limit", help="With particles, at the last token: end forces an end, cut does not.")
-    ] = "end",
-    speculate: Annotated[
-        bool,
-        typer.Option("--speculate", help="Guess what repeats: the same text, sooner."),
-    ] = False,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the most probable token.")] = 1.0,
-    top_k: Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Keep the most probable tokens up to this mass.")] = 1.0,
-    min_p: Annotated[float, typer.Option("--min-p", help="Keep tokens with this share of the largest.")] = 0.0,
-    typical_p: Annotated[float, typer.Option("--typical-p", help="Locally typical sampling.")] = 1.0,
-    epsilon: Annotated[float, typer.Option("--epsilon", help="Keep tokens of at least this probability.")] = 0.0,
-    eta: Annotated[
-        float, typer.Option("--eta", help="Eta sampling: a floor that falls where the model is unsure; 0.002 is usual.")
-    ] = 0.0,
-    repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="Above 1 makes repeating less likely.")
-    ] = 1.0,
-    dry: Annotated[
-        float, typer.Option("--dry", help="Nats lost by tokens that make runs of three repeat, and more for longer.")
-    ] = 0.0,
-    stop: Annotated[list[str], typer.Option("--stop", help="A string to end at; may be given several times.")] = [],  # noqa: B006
-    model: Annotated[
-        str,
-        typer.Option("--model", help="Base: a name, folder or hub name, or an expression such as 'smollm2 / toxic'."),
-    ] = "smollm2",
+    sampler: options.Sampler = "local",
+    particles: options.Particles = 16,
+    resampling: options.Resampling = "stratified",
+    ess: options.Ess = 0.5,
+    limit: options.Limit = "end",
+    speculate: options.Speculate = False,
+    temperature: options.Temperature = 1.0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    min_p: options.MinP = 0.0,
+    typical_p: options.TypicalP = 1.0,
+    epsilon: options.Epsilon = 0.0,
+    eta: options.Eta = 0.0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
+    dry: options.Dry = 0.0,
+    stop: options.Stop = [],  # noqa: B006
+    model: options.Model = "smollm2",
     dtype: Annotated[str, typer.Option("--dtype", help="Number format: auto, float32 or bfloat16.")] = "auto",
     chat: Annotated[bool, typer.Option("--chat", help="Answer the prompt as a message.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show what each factor did to each token.")] = False,
@@ -99,6 +61,7 @@ def generate(
 
     Example: factorlm generate "The food was" --factor positive=0.4 --factor toxic=-0.3 --max-tokens 40 --explain
     """
+    from factorlm.cli.drawing import language_of, particles_of
     from factorlm.cli.terminal import notes, print_json, progress, read_prompt, sampling_of, write_file
     from factorlm.errors import InputError, UnknownNameError
     from factorlm.factors.features import quiet
@@ -107,7 +70,7 @@ def generate(
 
     if sampler not in SAMPLERS:
         raise UnknownNameError.of("sampler", sampler, SAMPLERS)
-    population = _particles(sampler, particles, resampling, ess, limit)
+    population = particles_of(sampler, particles, resampling, ess, limit)
     if speculate and population is not None:
         raise InputError(f"--speculate is for the local sampler, got --sampler {sampler}; leave one out")
     draft = PromptLookup() if speculate else None
@@ -128,7 +91,7 @@ def generate(
     prompt = read_prompt(prompt)
     plain = compose(model, dtype=dtype).model
     plain.encode_prompt(prompt, max_tokens, chat=chat)  # complain before anything slow
-    language = _language(json_schema, regex, grammar, choice)
+    language = language_of(json_schema, regex, grammar, choice)
     composed = _fitted(faders.compose(plain, wanted), choices, budget, decorrelate)
     if language is not None:
         composed = composed * language
@@ -154,42 +117,6 @@ def generate(
 
         explanations = [r.explanation for r in responses if r.explanation is not None]
         write_file(html, page("What each factor did", explanations))
-
-
-def _language(schema: Path | None, regex: str | None, rules: Path | None, choices: list[str]) -> Factor | None:
-    """The formal language that was asked for, if any."""
-    from factorlm.factors import grammar
-    from factorlm.factors.grammar import read_rules
-
-    if schema is None and regex is None and rules is None and not choices:
-        return None
-    return grammar(
-        json_schema=None if schema is None else read_rules(schema),
-        regex=regex,
-        rules=None if rules is None else read_rules(rules),
-        choices=choices or None,
-    )
-
-
-def _particles(sampler: str, number: int, scheme: str, threshold: float, limit: str) -> Particles | None:
-    """Settings of a sampler that works with particles; None for the local one."""
-    from pydantic import ValidationError
-
-    from factorlm.errors import UnknownNameError
-    from factorlm.inference import Particles
-    from factorlm.inference.resampling import SCHEMES
-    from factorlm.settings import explain_validation
-
-    if scheme not in SCHEMES:
-        raise UnknownNameError.of("scheme of resampling", scheme, SCHEMES)
-    if sampler == "local":
-        return None
-    try:
-        return Particles.model_validate(
-            {"method": sampler, "number": number, "scheme": scheme, "threshold": threshold, "limit": limit}
-        )
-    except ValidationError as error:
-        raise explain_validation(error, "the particles") from None
 
 
 def _fitted(model: Model, choices: dict[str, Choice], budget: float | None, decorrelate: bool) -> Model:
@@ -311,33 +238,11 @@ def _show(model: Model, response: Response, number: int, explain: bool) -> None:
     text = response.explanation.coloured() if explain and response.explanation else response.text
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if response.population is not None:
-        _show_population(response.population, with_texts=explain)
+        from factorlm.cli.drawing import show_population
+
+        show_population(response.population, with_texts=explain)
     if explain:
         _explain(model, response)
-
-
-def _show_population(population: Population, *, with_texts: bool) -> None:
-    """What the particles say of themselves; their texts are shown with weights, as they are no independent samples."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from factorlm.cli.terminal import console
-
-    effective = population.effective_sizes[-1] if population.effective_sizes else len(population.texts)
-    moved = "" if population.acceptance is None else f", {population.acceptance:.0%} of moves accepted"
-    console.print(
-        f"[dim]drawn from {len(population.texts)} particles: {effective:.1f} effective, {population.num_ancestors} "
-        f"first ancestors, resampled {len(population.resampled)} times{moved}; log Z {population.log_z:.2f} ± "
-        f"{population.log_z_error:.2f} nats[/dim]",
-        soft_wrap=True,
-    )
-    if with_texts:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("weight", justify="right")
-        table.add_column("text of the particles, not independent", overflow="fold")
-        for text, weight in list(population.distribution.items())[:TEXTS_SHOWN]:
-            table.add_row(f"{weight:.2f}", Text(" ".join(text.split())))
-        console.print(table)
 
 
 def _explain(model: Model, response: Response) -> None:

@@ -1,0 +1,68 @@
+"""The options of `generate`, in the groups in which its help shows them."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factorlm.cli import faders
+
+factors_option = functools.partial(typer.Option, rich_help_panel="Factors")
+language_option = functools.partial(typer.Option, rich_help_panel="Formal language")
+sampler_option = functools.partial(typer.Option, rich_help_panel="Sampler")
+rule_option = functools.partial(typer.Option, rich_help_panel="Decoding rules")
+
+Factor = Annotated[list[str], factors_option("--factor", help=faders.HELP)]
+Target = Annotated[
+    list[str],
+    factors_option("--target", help="NAME=RATE: the least strength at which so many texts have it, such as 0.9."),
+]
+Budget = Annotated[
+    float | None, factors_option("--budget", help="Most nats per token that all factors together may move the base.")
+]
+Decorrelate = Annotated[
+    bool, factors_option("--decorrelate", help="Refit exponents so that factors that push alike count once.")
+]
+JsonSchema = Annotated[
+    Path | None, language_option("--json-schema", help="File with a JSON schema that each text must fit.")
+]
+Regex = Annotated[str | None, language_option("--regex", help="Regular expression that each text must match.")]
+Grammar = Annotated[
+    Path | None, language_option("--grammar", help="File with a grammar (Lark, or EBNF with ::=) of the texts.")
+]
+Choice = Annotated[list[str], language_option("--choice", help="A text to choose; give several.")]
+Sampler = Annotated[
+    str,
+    sampler_option(
+        "--sampler", help="local: normalised at each token; smc, importance or metropolis: over texts, with particles."
+    ),
+]
+Particles = Annotated[int, sampler_option("--particles", min=2, help="Texts that each text is drawn from.")]
+Resampling = Annotated[str, sampler_option("--resampling", help="stratified, systematic, residual or multinomial.")]
+Ess = Annotated[
+    float, sampler_option("--ess", min=0, max=1, help="Resample when this share of the particles is not effective.")
+]
+Limit = Annotated[
+    str, sampler_option("--limit", help="With particles, at the last token: end forces an end, cut does not.")
+]
+Speculate = Annotated[bool, sampler_option("--speculate", help="Guess what repeats: the same text, sooner.")]
+Temperature = Annotated[float, rule_option("--temperature", help="0 takes the most probable token.")]
+TopK = Annotated[int, rule_option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")]
+TopP = Annotated[float, rule_option("--top-p", help="Keep the most probable tokens up to this mass.")]
+MinP = Annotated[float, rule_option("--min-p", help="Keep tokens with this share of the largest.")]
+TypicalP = Annotated[float, rule_option("--typical-p", help="Locally typical sampling.")]
+Epsilon = Annotated[float, rule_option("--epsilon", help="Keep tokens of at least this probability.")]
+Eta = Annotated[
+    float, rule_option("--eta", help="Eta sampling: a floor that falls where the model is unsure; 0.002 is usual.")
+]
+RepetitionPenalty = Annotated[float, rule_option("--repetition-penalty", help="Above 1 makes repeating less likely.")]
+Dry = Annotated[
+    float, rule_option("--dry", help="Nats lost by tokens that make runs of three repeat, and more for longer.")
+]
+Stop = Annotated[list[str], rule_option("--stop", help="A string to end at; may be given several times.")]
+Model = Annotated[
+    str, factors_option("--model", help="Base: a name, folder or hub name, or an expression such as 'smollm2 / toxic'.")
+]
