@@ -99,7 +99,9 @@ def benchmarks() -> str:
             "without, on the same engine. The rows against transformers run its own greedy `generate` on the same "
             "weights as transformers loads them; ours differs by caches that only grow, and by the order in which "
             "matrices are multiplied when a batch has few rows. Scoring with composed log probability runs all factors "
-            "at an exponent; the evidence is the exact log-likelihood ratio of each factor, normaliser included.",
+            "at an exponent; the evidence is the exact log-likelihood ratio of each factor, normaliser included. "
+            "Instructions apart are read one after the other, as a loop over models would; particles are compared with "
+            "as many samples in one batch; guesses come from the text itself, and the texts written are the same.",
         ]
     if linear := record("linear.json"):
         parts += [

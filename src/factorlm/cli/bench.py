@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -79,10 +80,33 @@ def scoring(
         _show(found, as_json)
 
 
+@app.command()
+def samplers(as_json: Json = False, model: ModelName = "smollm2", repeats: Repeats = 9, noise: Noise = False) -> None:
+    """Instructions in one batch, grammars, particles and guesses against the plain way."""
+    from factorlm.cli.terminal import progress
+    from factorlm.evaluation import speed_samplers as speed
+    from factorlm.models.loading import load_model
+
+    lm = load_model(model)
+    how: dict[str, Any] = {"num_repeats": repeats, "with_noise": noise}
+    runs: list[Callable[..., SpeedRecord]] = [
+        functools.partial(speed.instructions_together, lm, 1),
+        functools.partial(speed.instructions_together, lm, 8),
+        functools.partial(speed.grammar_against_none, lm, 1),
+        functools.partial(speed.grammar_against_none, lm, 8),
+        functools.partial(speed.particles_against_samples, lm),
+        functools.partial(speed.guesses_against_none, lm),
+    ]
+    for run in runs:
+        with progress() as report:
+            found = run(**how, report=report)
+        _show(found, as_json)
+
+
 @app.command("all")
 def run_all(as_json: Json = False, model: ModelName = "smollm2", repeats: Repeats = 9, noise: Noise = False) -> None:
     """All of them, one after the other."""
-    commands: tuple[Callable[..., None], ...] = (heads, decoding, scoring)
+    commands: tuple[Callable[..., None], ...] = (heads, decoding, scoring, samplers)
     for command in commands:
         command(as_json=as_json, model=model, repeats=repeats, noise=noise)
 

@@ -100,7 +100,7 @@ def heads_against_none(
     timing = time_heads(lm, (num_heads,), batch_size, rank=rank, repeats=num_repeats, with_noise=with_noise,
                         report=report)  # fmt: skip
     heads = random_heads(lm, num_heads, rank)
-    return _record("time per token with heads / without", lm, heads, rank, batch_size, timing)
+    return record_of("time per token with heads / without", lm, heads, rank, batch_size, timing)
 
 
 def time_heads(
@@ -143,8 +143,8 @@ def time_heads(
     return compare_speed(
         f"{counts[-1]} heads, batch {batch_size}",
         ways,
-        _prompts(lm, batch_size),
-        agree=same_tokens(_tolerance(lm)),
+        prompts_of(lm, batch_size),
+        agree=same_tokens(tolerance_of(lm)),
         baseline="no heads",
         twins=twins,
         repeats=repeats,
@@ -184,8 +184,8 @@ def decoding_against_transformers(
             OTHERS: lambda prompt: Written(other.generate(prompt, attention_mask=torch.ones_like(prompt)), None),
             "factorlm": lambda prompt: greedy(lm, prompt, NEW_TOKENS),
         },
-        _prompts(lm, batch_size),
-        agree=same_tokens(_tolerance(lm)),
+        prompts_of(lm, batch_size),
+        agree=same_tokens(tolerance_of(lm)),
         baseline=OTHERS,
         repeats=num_repeats,
         work_per_run=NEW_TOKENS,
@@ -196,7 +196,7 @@ def decoding_against_transformers(
         settings={"batch_size": batch_size, "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS},
         report=report,
     )
-    return _record("tokens per second / those of transformers", lm, (), 0, batch_size, timing)
+    return record_of("tokens per second / those of transformers", lm, (), 0, batch_size, timing)
 
 
 def scoring_with_factors(
@@ -247,8 +247,8 @@ def scoring_with_factors(
             "plain": lambda text_BT: lm.score(start, text_BT),
             "with factors": with_evidence if evidence else lambda text_BT: headed.score(start, text_BT),
         },
-        _prompts(lm, batch_size, SCORED_TOKENS),
-        agree=same_numbers(_tolerance(lm)),
+        prompts_of(lm, batch_size, SCORED_TOKENS),
+        agree=same_numbers(tolerance_of(lm)),
         baseline="plain",
         twins={"with factors": evidence_alone if evidence else lambda t: LocalProduct(whole).score(start, t)},
         repeats=num_repeats,
@@ -260,7 +260,7 @@ def scoring_with_factors(
         settings={"batch_size": batch_size, "tokens": SCORED_TOKENS},
         report=report,
     )
-    return _record(f"speed of scoring, {what} / plain", lm, heads, 0, batch_size, timing)
+    return record_of(f"speed of scoring, {what} / plain", lm, heads, 0, batch_size, timing)
 
 
 class Written(NamedTuple):
@@ -321,12 +321,12 @@ def same_numbers(tolerance: float) -> Callable[[Tensor, Tensor], str | None]:
     return agree
 
 
-def _tolerance(lm: CausalLM) -> float:
+def tolerance_of(lm: CausalLM) -> float:
     """Nats by which sums in another order differ: formats of 8 bits are 0.1 apart where logits are about 20."""
     return 1e-3 if lm.model.dtype == torch.float32 else 0.5
 
 
-def _prompts(lm: CausalLM, batch_size: int, length: int = PROMPT_TOKENS) -> Callable[[int], Tensor]:
+def prompts_of(lm: CausalLM, batch_size: int, length: int = PROMPT_TOKENS) -> Callable[[int], Tensor]:
     """Random tokens for each repeat, repeated where a text is longer than a prompt."""
 
     def of(repeat: int) -> Tensor:
@@ -339,9 +339,10 @@ def _prompts(lm: CausalLM, batch_size: int, length: int = PROMPT_TOKENS) -> Call
     return of
 
 
-def _record(
+def record_of(
     benchmark: str, lm: CausalLM, heads: tuple[Head, ...], rank: int, batch_size: int, timing: Timing
 ) -> SpeedRecord:
+    """What a comparison of two ways found, with the sizes of model and heads."""
     [ratio] = timing.ratios
     numbers = sum(t.numel() for h in heads for t in (h.weights.bias_D, h.weights.up_DR, h.weights.down_RD))
     settings: dict[str, Any] = {"num_heads": len(heads), "rank": rank, "batch_size": batch_size}
