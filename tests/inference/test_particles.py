@@ -200,6 +200,58 @@ def test_the_exact_twist_leaves_nothing_to_chance() -> None:
         assert population.effective_sizes == pytest.approx([4.0] * len(population.effective_sizes), abs=1e-9)
 
 
+def run_twisted(factor: Factor, twist: Factor, particles: Particles, runs: int) -> list[Population]:
+    generators = [generator_of(0, [], n) for n in range(runs)]
+    return sample_particles(
+        factor, [[]] * runs, generators, max_tokens=10, particles=particles, sampling=PLAIN, twist=twist
+    )
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_a_twist_changes_no_law(name: str, threshold: float) -> None:
+    """A wrong guess of what is to come: Z stays unbiased, weights stay those of the composition, the law converges."""
+    factor, twist = COMPOSITIONS[name], table(9) ** 0.7
+    weights = log_weights_of_texts(factor, LONGEST)
+    log_z = math.log(math.fsum(math.exp(w) for w in weights.values()))
+    found = run_twisted(factor, twist, Particles(number=16, threshold=threshold), 500)
+    ratio_R = torch.tensor([math.exp(p.log_z - log_z) for p in found], dtype=torch.float64)
+    assert abs(float(ratio_R.mean()) - 1) <= 4.5 * float(ratio_R.std()) / math.sqrt(len(found))
+    for population in found[:20]:
+        for text, log_weight, weight in zip(
+            population.token_ids, population.log_weights, population.weights, strict=True
+        ):
+            if weight > 0:
+                assert log_weight == pytest.approx(weights[text], abs=1e-9)
+    law: dict[tuple[int, ...], float] = {}
+    for population, ratio in zip(found, ratio_R.tolist(), strict=True):
+        for text, weight in zip(population.token_ids, population.weights, strict=True):
+            law[text] = law.get(text, 0.0) + weight * ratio / len(found)
+    assert total_variation(law, global_product(factor, LONGEST)) < 0.06
+
+
+def test_a_twist_that_knows_a_judge_of_whole_texts_saves_particles() -> None:
+    """The judge speaks at the end alone; with the exact look-ahead as the twist all particles weigh the same."""
+    judge = FunctionFactor("late", TOKENS, lambda text: 2.0 * text.count("b") - 3.0 * text.startswith("b"))
+    product = table(1) * judge
+    log_weight = log_weights_of_texts(product, LONGEST)
+
+    def psi(text: str) -> float:
+        read = tuple("ab".index(letter) for letter in text)
+        total = math.fsum(math.exp(w) for t, w in log_weight.items() if t[: len(read)] == read)
+        return math.log(total) - sum(_steps(table(1), read)) if total else -math.inf
+
+    # At the end the look-ahead is the judge's own word: what was led is taken back, and the judge says it.
+    twist = Named("twist", FunctionFactor("twist", TOKENS, judge.function, psi))
+    log_z = math.log(math.fsum(math.exp(w) for w in log_weight.values()))
+    for population in run_twisted(product, twist, Particles(number=4, threshold=1.0), 20):
+        assert population.log_z == pytest.approx(log_z, abs=1e-9)
+        assert population.weights == pytest.approx([0.25] * 4, abs=1e-9)
+    [blind] = run(product, Particles(number=64, threshold=0.0))
+    [led] = run_twisted(product, twist, Particles(number=64, threshold=0.0), 1)
+    assert led.log_z_error < 1e-6 < 0.02 < blind.log_z_error
+
+
 def _steps(factor: Factor, text: tuple[int, ...]) -> list[float]:
     state, steps = factor.start(torch.empty(1, 0, dtype=torch.long)), []
     for token in text:

@@ -25,6 +25,7 @@ class Particle:
         root: number of the first particle that it comes from.
         token_ids: what was drawn.
         log_weight: of the text so far under the composition.
+        lead: of the text so far under what leads the way; taken back when the text is finished.
         judged: what each judge said last.
         finish_reason: why it goes on no more; empty while it does.
     """
@@ -32,6 +33,7 @@ class Particle:
     root: int
     token_ids: tuple[int, ...] = ()
     log_weight: float = 0.0
+    lead: float = 0.0
     judged: tuple[float, ...] = ()
     finish_reason: str = ""
 

@@ -129,6 +129,7 @@ class Model:
         chat: bool = False,
         explain: bool = False,
         particles: Particles | None = None,
+        twist: Factor | None = None,
         draft: Draft | None = None,
         report: Report = quiet,
     ) -> list[Response]:
@@ -151,6 +152,7 @@ class Model:
             chat: whether a prompt is a user's message, to be answered, rather than a text to be continued.
             explain: whether to find what each factor did to each token.
             particles: how the global product is sampled; None samples the local one.
+            twist: a factor that leads particles and is taken back at the end, so that it does not change the law.
             draft: guesses tokens where the local product is sampled; see `stream`.
             report: told of progress where particles are drawn.
 
@@ -163,6 +165,7 @@ class Model:
             populations = sample_particles(
                 model.factor, [row.prompt_ids for row in rows], [row.generator for row in rows],
                 max_tokens=max_tokens, particles=particles, sampling=sampling, report=report,
+                twist=None if twist is None else self._bound(twist),
             )  # fmt: skip
             for row, population in zip(rows, populations, strict=True):
                 _take(row, population, self.lm.vocabulary)

@@ -61,6 +61,7 @@ def sample_particles(
     max_tokens: int,
     particles: Particles,
     sampling: Sampling,
+    twist: Factor | None = None,
     report: Report = quiet,
 ) -> list[Population]:
     """A population of weighted texts for each prompt, from which one is drawn unless all are impossible.
@@ -79,6 +80,9 @@ def sample_particles(
         max_tokens: most tokens of a text, its end included.
         particles: how many, and what is done with them.
         sampling: temperature, truncation and stop strings.
+        twist: a factor that leads the way and is taken back at the end, so that the law is that of `factor`: a guess
+            of what is to come, such as a head that knows what a judge of whole texts will say. Zhao et al. (2024),
+            arXiv:2404.17546.
         report: told of progress.
 
     Raises:
@@ -100,7 +104,8 @@ def sample_particles(
         some = list(range(start, min(start + size, len(prompts))))
         crowds = [Crowd.of(prompts[p], generators[p], particles.number) for p in some]
         if max_tokens > 0:
-            run = _Run(rows_of(factor, some), crowds, max_tokens, particles, sampling)
+            leading = None if twist is None else rows_of(twist, some)
+            run = _Run(rows_of(factor, some), leading, crowds, max_tokens, particles, sampling)
             for step in range(max_tokens):
                 report("writing", start * max_tokens + step * len(some), len(prompts) * max_tokens)
                 if not run.step():
@@ -128,7 +133,13 @@ class _Run:
     """Some crowds that are written together, one token after the other."""
 
     def __init__(
-        self, factor: Factor, crowds: list[Crowd], max_tokens: int, particles: Particles, sampling: Sampling
+        self,
+        factor: Factor,
+        twist: Factor | None,
+        crowds: list[Crowd],
+        max_tokens: int,
+        particles: Particles,
+        sampling: Sampling,
     ) -> None:
         terms = merge(flatten(factor))
         whole = [t for t in terms if isinstance(t.factor, SequenceFactor)]
@@ -141,7 +152,8 @@ class _Run:
         steps = [t for t in terms if not isinstance(t.factor, SequenceFactor)]
         if not steps:
             raise InputError("factors that judge whole texts need a language model to write them; multiply one")
-        self.model = fuse_product(unflatten(steps))
+        self.model = fuse_product(unflatten(steps if twist is None else [*steps, *flatten(twist)]))
+        self.twist = twist
         self.crowds, self.max_tokens, self.particles, self.sampling = crowds, max_tokens, particles, sampling
         self.scheme = SCHEMES[particles.scheme]
         self.threshold = particles.threshold if particles.method == "smc" else 0.0
@@ -149,7 +161,9 @@ class _Run:
         self.vocabulary = factor.vocabulary
         prefix_BT = pad_left([list(crowd.prompt_ids) for crowd in crowds]).to(device_of(factor))
         place_A = torch.arange(len(crowds)).repeat_interleave(particles.number)
-        self.state = self.model.reorder(self.model.start(prefix_BT), place_A.to(prefix_BT.device))
+        place_A = place_A.to(prefix_BT.device)
+        self.state = self.model.reorder(self.model.start(prefix_BT), place_A)
+        self.twist_state = None if twist is None else twist.reorder(twist.start(prefix_BT), place_A)
         self.alive = [(p, n) for p in range(len(crowds)) for n in range(particles.number)]  # rows of the state
         self.num_steps = 0
         for crowd in crowds:
@@ -168,16 +182,24 @@ class _Run:
             return False
         if row_A != list(range(len(log_weight_AV))):
             index_A = torch.tensor(row_A, device=log_weight_AV.device)
-            self.state, log_weight_AV = self.model.reorder(self.state, index_A), log_weight_AV[index_A]
+            log_weight_AV = log_weight_AV[index_A]
+            self._reorder(index_A)
         token_A = self._drawn(log_weight_AV, last)
         step_A = log_weight_AV.gather(1, token_A[:, None])[:, 0].double()
+        lead_A = torch.zeros_like(step_A)
+        if self.twist_state is not None:
+            lead_A = self.twist_state.log_weight_BV.gather(1, token_A[:, None])[:, 0].double()
         going = []
-        for a, ((p, n), token, nats) in enumerate(zip(self.alive, token_A.tolist(), step_A.tolist(), strict=True)):
+        drawn = zip(self.alive, token_A.tolist(), step_A.tolist(), lead_A.tolist(), strict=True)
+        for a, ((p, n), token, nats, lead) in enumerate(drawn):
             particle = self.crowds[p].particles[n]
             particle.token_ids += (token,)
-            particle.log_weight += nats
+            particle.log_weight += nats - lead
+            particle.lead += lead
             particle.finish_reason = self._reason(particle.token_ids, last)
             self._judge(p, n)
+            if particle.finish_reason:
+                self.crowds[p].log_weight_N[n] -= particle.lead
             if not particle.finish_reason and self.crowds[p].log_weight_N[n] > -math.inf:
                 going.append(a)
         self.num_steps += 1
@@ -185,10 +207,18 @@ class _Run:
             return False
         if len(going) < len(self.alive):
             index_A = torch.tensor(going, device=token_A.device)
-            self.state, token_A = self.model.reorder(self.state, index_A), token_A[index_A]
+            token_A = token_A[index_A]
             self.alive = [self.alive[a] for a in going]
+            self._reorder(index_A)
         self.state = self.model.extend(self.state, token_A)
+        if self.twist is not None and self.twist_state is not None:
+            self.twist_state = self.twist.extend(self.twist_state, token_A)
         return True
+
+    def _reorder(self, row_A: Tensor) -> None:
+        self.state = self.model.reorder(self.state, row_A)
+        if self.twist is not None and self.twist_state is not None:
+            self.twist_state = self.twist.reorder(self.twist_state, row_A)
 
     def _drawn(self, log_weight_AV: Tensor, last: bool) -> Tensor:
         """A token for each particle, [A]; where tokens are tested, weights take in how much passes."""
