@@ -109,3 +109,4 @@ def test_a_check_that_nothing_passes_is_a_dead_end() -> None:
     )
     assert population.chosen is None
     assert population.log_z == -math.inf
+    assert set(population.log_weights) == {-math.inf}

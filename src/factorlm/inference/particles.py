@@ -160,8 +160,7 @@ class _Run:
         self.end_ids = list(factor.vocabulary.end_ids)
         self.vocabulary = factor.vocabulary
         prefix_BT = pad_left([list(crowd.prompt_ids) for crowd in crowds]).to(device_of(factor))
-        place_A = torch.arange(len(crowds)).repeat_interleave(particles.number)
-        place_A = place_A.to(prefix_BT.device)
+        place_A = torch.arange(len(crowds), device=prefix_BT.device).repeat_interleave(particles.number)
         self.state = self.model.reorder(self.model.start(prefix_BT), place_A)
         self.twist_state = None if twist is None else twist.reorder(twist.start(prefix_BT), place_A)
         self.alive = [(p, n) for p in range(len(crowds)) for n in range(particles.number)]  # rows of the state
@@ -200,7 +199,9 @@ class _Run:
             self._judge(p, n)
             if particle.finish_reason:
                 self.crowds[p].log_weight_N[n] -= particle.lead
-            if not particle.finish_reason and self.crowds[p].log_weight_N[n] > -math.inf:
+            if self.crowds[p].log_weight_N[n] == -math.inf:
+                particle.log_weight = -math.inf
+            elif not particle.finish_reason:
                 going.append(a)
         self.num_steps += 1
         if not going:
