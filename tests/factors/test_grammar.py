@@ -140,6 +140,18 @@ def test_masks_do_not_depend_on_what_is_remembered(monkeypatch: pytest.MonkeyPat
     assert len(small._read) <= 4
 
 
+def test_long_texts_and_odd_choices() -> None:
+    long = Grammar("g", regex_grammar("a*"), TOKENS)
+    assert long.is_whole([BYTES.index(b"a")] * 2000)
+    tokens = Vocabulary((b'"', b"\x7f", b"\\", b""), (3,))
+    odd = Grammar("g", choice_grammar(['"\\', "\x7f"]), tokens)
+    assert odd.is_whole([0, 2])
+    assert odd.is_whole([1])
+    assert not odd.is_whole([0])
+    with pytest.raises(InputError, match="ends a text"):
+        Grammar("g", regex_grammar("a"), Vocabulary((b"a",), ()))
+
+
 def test_impossible_stays_impossible() -> None:
     factor: Factor = Grammar("g", LANGUAGES["one text"][0], TOKENS)
     state = factor.start(torch.zeros(2, 1, dtype=torch.long))
@@ -163,6 +175,9 @@ def test_bad_grammars_are_refused() -> None:
         (choice_grammar, [], "choices"),
         (choice_grammar, ["a", ""], "choices"),
         (lark_grammar, 'root ::= "a', "needed"),
+        (regex_grammar, "a\udcff", "UTF-8"),
+        (choice_grammar, ["a", "\udcff"], "UTF-8"),
+        (json_grammar, {"enum": ["\udcff"]}, "schema"),
     ):
         with pytest.raises(InputError, match=message):
             make(argument)  # type: ignore[operator]

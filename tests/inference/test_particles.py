@@ -177,7 +177,7 @@ def test_metropolis_leaves_the_product_as_it_is() -> None:
     moved = sum(chain([log_weight["here"], log_weight["there"]], [0.0, (n + 0.5) / 999])[1] for n in range(999)) / 999
     assert moved == pytest.approx(2 / 3, abs=1e-3)
     assert chain([log_weight["there"], log_weight["here"]], [0.0, 0.999]) == ([0, 1], 1)
-    assert chain([-math.inf, 0.0, -math.inf], [0.5, 0.5, 0.5]) == ([0, 1, 1], 1)
+    assert chain([-math.inf, 0.0, -math.inf], [0.5, 0.5, 0.5]) == ([1, 1], 0)
 
 
 def test_the_exact_twist_leaves_nothing_to_chance() -> None:
@@ -250,6 +250,33 @@ def test_a_twist_that_knows_a_judge_of_whole_texts_saves_particles() -> None:
     [blind] = run(product, Particles(number=64, threshold=0.0))
     [led] = run_twisted(product, twist, Particles(number=64, threshold=0.0), 1)
     assert led.log_z_error < 1e-6 < 0.02 < blind.log_z_error
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_truncation_looks_at_what_is_not_led(top_k: int) -> None:
+    factor, sampling = table(1) * table(2), Sampling(top_k=top_k)
+    plain = sample_particles(
+        factor, [[]] * 300, [generator_of(1, [], n) for n in range(300)], max_tokens=10,
+        particles=Particles(number=16), sampling=sampling,
+    )  # fmt: skip
+    led = sample_particles(
+        factor, [[]] * 300, [generator_of(0, [], n) for n in range(300)], max_tokens=10,
+        particles=Particles(number=16), sampling=sampling, twist=table(9) ** 3.0,
+    )  # fmt: skip
+    z_2R = torch.tensor([[math.exp(p.log_z) for p in found] for found in (plain, led)], dtype=torch.float64)
+    error = float((z_2R.var(1) / 300).sum().sqrt())
+    assert abs(float(z_2R[0].mean() - z_2R[1].mean())) <= 4.5 * error + 1e-12
+    assert {t for p in led for t in p.token_ids} <= {t for p in plain for t in p.token_ids} | {
+        t for p in led for t, w in zip(p.token_ids, p.weights, strict=True) if w > 0
+    }
+
+
+def test_the_effective_size_is_of_finished_texts() -> None:
+    judge = pattern_factor("ab", "ab?", TOKENS)
+    [population] = run(table(1) * judge, Particles(number=64, threshold=0.0))
+    weights = [w for w in population.weights if w > 0]
+    assert len(weights) < 64
+    assert population.effective_sizes[-1] == pytest.approx(1 / sum(w * w for w in weights))
 
 
 def _steps(factor: Factor, text: tuple[int, ...]) -> list[float]:

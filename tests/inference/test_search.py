@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import factorlm as fl
-from factorlm.algebra import LocalProduct, local_product, log_weights_of_texts
+from factorlm.algebra import LocalProduct, log_weights_of_texts
 from factorlm.errors import DeadEndError, InputError
 from factorlm.inference.draw import Sampling, generator_of
 from factorlm.inference.local import Row, sample_local
@@ -37,7 +37,7 @@ def test_wide_beams_find_the_best_texts(seed: int, is_global: bool) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_beam_of_one_is_greedy(seed: int) -> None:
+def test_a_beam_of_one_is_greedy_or_better(seed: int) -> None:
     product = table(seed, zeros=0.3) * table(seed + 10)
     row = Row([], generator_of(0, [], 0), TextStream())
     list(sample_local(product, [row], max_tokens=4, sampling=Sampling(temperature=0)))
@@ -83,22 +83,30 @@ def test_counting_changes_nothing_and_counts_all() -> None:
     assert (counting.spent.num_tokens, counting.spent.num_passes) == (5, 2)
 
 
-def test_best_of_n_has_the_law_that_is_claimed(chi_square: ChiSquare) -> None:
-    """Each text has its own reward: p(x) of the largest of n is F(x)^n - F(below)^n. One false alarm in a million."""
-    language = table(0)
-    prob = local_product(language, 4)
-    reward = {text: r for r, text in enumerate(sorted(prob, key=lambda text: hash((text, "reward"))))}
-    n, runs = 3, 3000
-    rows = [Row([], generator_of(0, [], sample), TextStream()) for sample in range(n * runs)]
-    list(sample_local(language, rows, max_tokens=4, sampling=Sampling()))
-    texts = [tuple(row.token_ids) for row in rows]
-    count = Counter(max(texts[n * i : n * i + n], key=reward.__getitem__) for i in range(runs))
-    below, want = 0.0, {}
-    for text in sorted(prob, key=reward.__getitem__):
-        want[text] = (below + prob[text]) ** n - below**n
-        below += prob[text]
-    assert chi_square(count, want) > 1e-6
-    divergence = math.fsum(w * math.log(w / prob[t]) for t, w in want.items() if w > 0)
+def test_best_of_n_has_the_law_that_is_claimed(tiny_lm: CausalLM, chi_square: ChiSquare) -> None:
+    """With ties: p(x) / P(r) (F(r)^n - F(below)^n), over the tokens that may come first. One false alarm in a million."""
+    n, runs = 3, 600
+    model = fl.Model(tiny_lm, tiny_lm)
+    prompt = "the"
+    log_prob_V = tiny_lm.start(torch.tensor([model.encode_prompt(prompt, 1)])).log_weight_BV[0].double()
+    prob = dict(enumerate(log_prob_V.exp().tolist()))
+
+    def reward_of(text: str) -> float:
+        return float(len(text) + (text[:1] in "aeiou"))
+
+    reward = {v: reward_of(tiny_lm.vocabulary.token_bytes[v].decode(errors="replace")) for v in prob}
+    want = {}
+    for v, p in prob.items():
+        same = sum(q for u, q in prob.items() if reward[u] == reward[v])
+        below = sum(q for u, q in prob.items() if reward[u] < reward[v])
+        want[v] = p / same * ((below + same) ** n - below**n)
+    assert sum(want.values()) == pytest.approx(1)
+    found = [
+        best_of(model, prompt, lambda texts: [reward_of(text) for text in texts], n=n, max_tokens=1, seed=seed)[0]
+        for seed in range(runs)
+    ]
+    assert chi_square(Counter(f.token_ids[0] for f in found), want) > 1e-6
+    divergence = math.fsum(w * math.log(w / prob[v]) for v, w in want.items() if w > 0)
     assert divergence <= math.log(n) - (n - 1) / n + 1e-9
 
 
@@ -163,6 +171,24 @@ def test_rollouts_see_what_comes_later() -> None:
     assert found.log_weight == pytest.approx(math.log(0.2 * 0.9), abs=1e-9)
     again = tree_search(language, [], ends_well, settings, max_tokens=3)
     assert again == found
+
+
+def test_dead_ends_are_left_out_of_the_tree() -> None:
+    """The likelier first letter leads nowhere: it is never written, and where all do, that is said."""
+    step = {(): [0.6, 0.4, 0.0], (0,): [0.0, 0.0, 0.0], (1,): [0.0, 0.0, 1.0]}
+    language = Table(letters("ab"), {k: torch.tensor(v, dtype=torch.float64).log() for k, v in step.items()})
+    found = tree_search(language, [], lambda texts: [0.5], TreeSearch(simulations=5, rollout=2), max_tokens=3)
+    assert (found.text, found.finish_reason) == ("b", "end")
+    nowhere = Table(
+        letters("ab"), {k: v for k, v in language.log_weight.items() if k != (1,)} | {(1,): language.log_weight[(0,)]}
+    )
+    with pytest.raises(DeadEndError, match="dead end"):
+        tree_search(nowhere, [], lambda texts: [0.5], max_tokens=3)
+    for reward in (lambda texts: [], lambda texts: [math.nan]):
+        with pytest.raises(InputError, match="number for each"):
+            tree_search(language, [], reward, max_tokens=3)
+    with pytest.raises(InputError, match="at least 1 token"):
+        tree_search(language, [], lambda texts: [0.5], max_tokens=0)
 
 
 def test_tree_search_on_a_language_model(tiny_lm: CausalLM) -> None:

@@ -16,6 +16,8 @@ from factorlm.models import CausalLM
 from factorlm.models.table import Table, random_table
 from factorlm.text import TextStream
 
+from ..conftest import CONTEXT
+
 PLAIN = Sampling()
 ChiSquare = Callable[[Mapping[object, int], Mapping[object, float]], float]
 MakeHead = Callable[..., Head]
@@ -141,3 +143,21 @@ def test_the_limit_is_kept() -> None:
         rows = rows_of([[]] * 50)
         list(sample_speculative(table(0), rows, Fixed(0, 1, 0, 1, 0), max_tokens=max_tokens, sampling=PLAIN))
         assert all(len(row.token_ids) <= max_tokens for row in rows)
+
+
+def test_a_neighbours_guesses_take_no_room(tiny_lm: CausalLM) -> None:
+    """A row at the end of the context is written with guesses beside it as it is without."""
+    prompts = [[0, *([5] * (CONTEXT - 11))], [0, 5, 5]]
+    plain, quick = rows_of(prompts), rows_of(prompts)
+    list(sample_local(tiny_lm, plain, max_tokens=10, sampling=PLAIN))
+    list(sample_speculative(tiny_lm, quick, PromptLookup(num_tokens=9), max_tokens=10, sampling=PLAIN))
+    assert [row.token_ids for row in plain] == [row.token_ids for row in quick]
+
+
+def test_caches_hold_no_columns_of_padding_alone(tiny_lm: CausalLM) -> None:
+    state = tiny_lm.start(torch.tensor([[0, 5, 6, 7], [0, 5, 6, 7]]))
+    for cut in ([2, 0], [0, 2], [1, 0], [0, 1]):
+        _, state = tiny_lm.extend_through(state, torch.tensor([[8, 9], [8, 9]]))
+        state = tiny_lm.trim(state, torch.tensor(cut))
+        assert bool(state.memory.is_token_BT.any(0).all())
+    assert state.memory.hidden.length == int(state.memory.num_tokens_B.max())

@@ -39,12 +39,12 @@ def particles_of(sampler: str, number: int, scheme: str, threshold: float, limit
 
     if scheme not in SCHEMES:
         raise UnknownNameError.of("scheme of resampling", scheme, SCHEMES)
-    if sampler == "local":
-        return None
+    method = "smc" if sampler == "local" else sampler  # a bad option is an error even where it is not used
     try:
-        return Particles.model_validate(
-            {"method": sampler, "number": number, "scheme": scheme, "threshold": threshold, "limit": limit}
+        found = Particles.model_validate(
+            {"method": method, "number": number, "scheme": scheme, "threshold": threshold, "limit": limit}
         )
+        return None if sampler == "local" else found
     except ValidationError as error:
         raise explain_validation(error, "the particles") from None
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from factorlm.models import CausalLM
 
 Tokens = tuple[int, ...]
-KEPT_TEXTS = 512  # beginnings whose parsers are kept, so that going on from them reads one token
+KEPT_TEXTS = 256  # beginnings whose parsers are kept for scoring, trimming, and rows that write the same
 JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -55,6 +55,8 @@ class Grammar(Factor):
     _read: OrderedDict[Tokens, _Parsed] = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
+        if not self.tokens.end_ids:
+            raise InputError("a grammar needs a token that ends a text, got a vocabulary without one")
         matcher = llguidance.LLMatcher(_tokenizer_of(self.tokens), self.source, log_level=0)
         if matcher.is_error():
             raise InputError(f"a grammar is needed that can be parsed, got: {_first_line(matcher.get_error())}")
@@ -67,12 +69,15 @@ class Grammar(Factor):
 
     def start(self, prefix_BT: Tensor) -> State:
         """See Factor."""
-        return self._state(((),) * prefix_BT.shape[0], prefix_BT.device)
+        return self._state((((), self._parsed(())),) * prefix_BT.shape[0], prefix_BT.device)
 
     def extend(self, state: State, token_B: Tensor) -> State:
         """See Factor."""
-        texts = tuple((*text, token) for text, token in zip(state.memory, token_B.tolist(), strict=True))
-        return self._state(texts, state.log_weight_BV.device)
+        longer = []
+        for (text, parsed), token in zip(state.memory, token_B.tolist(), strict=True):
+            after = self._read.get((*text, token)) or self._after(parsed, token)
+            longer.append(((*text, token), self._keep((*text, token), after)))
+        return self._state(tuple(longer), state.log_weight_BV.device)
 
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Factor."""
@@ -80,8 +85,8 @@ class Grammar(Factor):
 
     def trim(self, state: State, num_tokens_B: Tensor) -> State:
         """See Factor."""
-        texts = (text[: len(text) - n] for text, n in zip(state.memory, num_tokens_B.tolist(), strict=True))
-        return self._state(tuple(texts), state.log_weight_BV.device)
+        texts = [text[: len(text) - n] for (text, _), n in zip(state.memory, num_tokens_B.tolist(), strict=True)]
+        return self._state(tuple((text, self._parsed(text)) for text in texts), state.log_weight_BV.device)
 
     def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
         """See Factor."""
@@ -97,34 +102,39 @@ class Grammar(Factor):
         end_ids = list(self.tokens.end_ids)
         return bool((self._parsed(tuple(text)).log_weight_V[end_ids] > -torch.inf).any())
 
-    def _state(self, texts: tuple[Tokens, ...], device: torch.device) -> State:
-        rows = [self._parsed(text).log_weight_V for text in texts]
+    def _state(self, read: tuple[tuple[Tokens, _Parsed], ...], device: torch.device) -> State:
+        rows = [parsed.log_weight_V for _, parsed in read]
         log_weight_BV = torch.stack(rows) if rows else torch.empty(0, self.tokens.size, dtype=self.dtype)
-        return State(log_weight_BV.to(device), texts)
+        return State(log_weight_BV.to(device), read)
 
     def _parsed(self, text: Tokens) -> _Parsed:
-        """The parser after a text, and the weights of what may come next."""
-        if (found := self._read.get(text)) is not None:
-            self._read.move_to_end(text)
-            return found
-        before = self._parsed(text[:-1])
-        token = text[-1]
+        """The parser after a text, from the longest beginning that is remembered."""
+        known = next(n for n in range(len(text), -1, -1) if text[:n] in self._read)
+        found = self._read[text[:known]]
+        for n in range(known, len(text)):
+            found = self._keep(text[: n + 1], self._after(found, text[n]))
+        return found
+
+    def _after(self, before: _Parsed, token: int) -> _Parsed:
+        """The parser after one more token, and the weights of what may come next."""
         if before.matcher is None or token in self.tokens.end_ids:
-            after = _Parsed(
-                None, before.log_weight_V if before.matcher is None else torch.zeros_like(before.log_weight_V)
-            )
-        elif before.log_weight_V[token] == -torch.inf:
-            after = _Parsed(None, torch.full_like(before.log_weight_V, -torch.inf))
-        else:
-            matcher = before.matcher.deep_copy()
-            if not matcher.consume_token(token):
-                raise InputError(f"grammar {self.name!r} is too large to go on: {_first_line(matcher.get_error())}")
-            after = _Parsed(matcher, self._mask(matcher))
-        self._read[text] = after
+            weights_V = before.log_weight_V if before.matcher is None else torch.zeros_like(before.log_weight_V)
+            return _Parsed(None, weights_V)
+        if before.log_weight_V[token] == -torch.inf:
+            return _Parsed(None, torch.full_like(before.log_weight_V, -torch.inf))
+        matcher = before.matcher.deep_copy()
+        if not matcher.consume_token(token):
+            raise InputError(f"grammar {self.name!r} is too large to go on: {_first_line(matcher.get_error())}")
+        return _Parsed(matcher, self._mask(matcher))
+
+    def _keep(self, text: Tokens, parsed: _Parsed) -> _Parsed:
+        """Remember it; the empty text is never forgotten."""
+        self._read[text] = parsed
+        self._read.move_to_end(text)
         if len(self._read) > KEPT_TEXTS:
             oldest = next(key for key in self._read if key)
             del self._read[oldest]
-        return after
+        return parsed
 
     def _mask(self, matcher: Any) -> Tensor:
         """Log weights of the next tokens, [V].
@@ -176,7 +186,10 @@ def json_grammar(schema: str | Mapping[str, Any]) -> str:
         raise InputError(f"a JSON schema is needed, got text that is no JSON: {error}") from None
     if not isinstance(parsed, (dict, bool)):
         raise InputError(f"a JSON schema is an object, got {type(parsed).__name__}")
-    source = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(parsed), overrides=JSON_STYLE)
+    try:
+        source = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(parsed), overrides=JSON_STYLE)
+    except ValueError as error:
+        raise InputError(f"a JSON schema is needed that can be used, got: {_first_line(str(error))}") from None
     return _checked(source, "JSON schema")
 
 
@@ -186,7 +199,7 @@ def regex_grammar(pattern: str) -> str:
     Raises:
         InputError: for a pattern that is none.
     """
-    return _checked(llguidance.LLMatcher.grammar_from_regex(pattern), "regular expression")
+    return _checked(llguidance.LLMatcher.grammar_from_regex(_utf8(pattern)), "regular expression")
 
 
 def lark_grammar(rules: str) -> str:
@@ -195,6 +208,7 @@ def lark_grammar(rules: str) -> str:
     Raises:
         InputError: for rules that cannot be read.
     """
+    _utf8(rules)
     if re.search(r"^\s*[\w-]+\s*::=", rules, re.MULTILINE):
         try:
             rules = gbnf_to_lark(rules)
@@ -224,7 +238,15 @@ def choice_grammar(choices: Sequence[str]) -> str:
     """
     if isinstance(choices, str) or not choices or not all(choices):
         raise InputError(f"a list of choices that are not empty is needed, got {choices!r}")
-    return lark_grammar("start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices))
+    written = (json.dumps(_utf8(choice), ensure_ascii=False).replace("\x7f", "\\x7f") for choice in choices)
+    return _checked(llguidance.LLMatcher.grammar_from_lark("start: " + " | ".join(written)), "list of choices")
+
+
+def _utf8(text: str) -> str:
+    """The text itself, unless it has bytes that are no UTF-8."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InputError(f"UTF-8 text is needed in a grammar, got {text[:40]!r} with bytes that are none; convert it")
+    return text
 
 
 def _checked(source: str, what: str) -> str:

@@ -40,7 +40,10 @@ class SequenceFactor(Factor):
 
     @abstractmethod
     def finished(self, prefix: Tokens, text: Tokens) -> float:
-        """Log weight of a finished text, in nats; its last token may be an end token, or it was cut."""
+        """Log weight of a finished text, in nats.
+
+        Its last token may be an end token; or it was cut at the limit, or it holds a stop string, which is seen here.
+        """
 
     def unfinished(self, prefix: Tokens, text: Tokens) -> float:
         """Log psi of the beginning of a text, in nats: a guess of what `finished` will say; never a ban in error."""
@@ -113,7 +116,10 @@ class FunctionFactor(SequenceFactor):
 
     def unfinished(self, prefix: Tokens, text: Tokens) -> float:
         """See SequenceFactor."""
-        return self._nats(self.beginning(self._characters(text))) if self.beginning else 0.0
+        if self.beginning is None:
+            return 0.0
+        whole = self.tokens.decode(text).decode(errors="ignore")  # half a character is not judged yet
+        return self._nats(self.beginning(whole))
 
     @property
     def judges_beginnings(self) -> bool:
@@ -124,9 +130,13 @@ class FunctionFactor(SequenceFactor):
         return self.tokens.decode(text).decode(errors="replace")
 
     def _nats(self, value: float | bool) -> float:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
             return 0.0 if value else -math.inf
-        if not value < math.inf:
+        try:
+            is_number = value < math.inf
+        except TypeError:
+            is_number = False
+        if not is_number:
             raise InputError(f"{self.name} must give nats (a number, -inf to ban) or True or False, got {value!r}")
         return float(value)
 

@@ -88,7 +88,8 @@ class Crowd:
 
     def result(self, method: str, vocabulary: Vocabulary, stops: tuple[str, ...]) -> Population:
         """The population, and the text that is drawn from it."""
-        is_dead = effective_size(self.log_weight_N) == 0
+        size = effective_size(self.log_weight_N)
+        is_dead = size == 0
         weight_N = torch.zeros_like(self.log_weight_N) if is_dead else self.log_weight_N.softmax(0)
         roots = [p.root for p in self.particles]
         variance = relative_variance(weight_N.tolist(), roots, len(self.resampled))
@@ -98,7 +99,7 @@ class Crowd:
             visited, accepted = chain(self.log_weight_N.tolist(), self.uniform().tolist())
             chosen = visited[-1]
             weight_N = torch.bincount(torch.tensor(visited), minlength=len(roots)).double() / len(visited)
-            acceptance = accepted / (len(visited) - 1)
+            acceptance = accepted / max(1, len(visited) - 1)
         elif not is_dead:
             chosen = int(quantile(weight_N[None], self.uniform()[:1])[0])
         return Population(
@@ -109,7 +110,7 @@ class Crowd:
             log_weights=tuple(p.log_weight for p in self.particles),
             log_z=log_z,
             log_z_variance=variance,
-            effective_sizes=tuple(self.effective_sizes),
+            effective_sizes=(*self.effective_sizes, size),
             resampled=tuple(self.resampled),
             roots=tuple(roots),
             chosen=chosen,
@@ -136,10 +137,10 @@ def chain(log_weights: list[float], uniforms: list[float]) -> tuple[list[int], i
 
     Independence Metropolis-Hastings: Tierney (1994).
     """
-    here, visited, accepted = 0, [0], 0
-    for there in range(1, len(log_weights)):
-        ahead = log_weights[there]
-        if log_weights[here] == -math.inf or math.log(max(uniforms[there], 1e-300)) < ahead - log_weights[here]:
+    here = next((n for n, log_weight in enumerate(log_weights) if log_weight > -math.inf), 0)  # the first possible one
+    visited, accepted = [here], 0
+    for there in range(here + 1, len(log_weights)):
+        if math.log(max(uniforms[there], 1e-300)) < log_weights[there] - log_weights[here]:
             accepted, here = accepted + 1, there
         visited.append(here)
     return visited, accepted

@@ -57,7 +57,8 @@ class Model:
     """A composition of factors over a causal language model.
 
     `model * factor`, `model / factor`, `model ** a`, `model | model` and `model & model` make new models; exponents
-    are those of whole texts. Generation draws from the local product: normalised at each token.
+    are those of whole texts. Generation draws from the local product, normalised at each token, or with particles from
+    the global one, normalised over texts.
 
     Attributes:
         factor: the composition, bound to the language model.
@@ -171,6 +172,8 @@ class Model:
                 _take(row, population, self.lm.vocabulary)
             found = responses_of(model.factor, self.lm.vocabulary, rows, row_prompts, explain=explain)
             return [replace(r, population=p) for r, p in zip(found, populations, strict=True)]
+        if twist is not None:
+            raise InputError("a twist leads particles, got one without particles; give both, or neither")
         run = self.stream(
             prompts,
             n=n,

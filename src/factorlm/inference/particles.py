@@ -81,8 +81,8 @@ def sample_particles(
         particles: how many, and what is done with them.
         sampling: temperature, truncation and stop strings.
         twist: a factor that leads the way and is taken back at the end, so that the law is that of `factor`: a guess
-            of what is to come, such as a head that knows what a judge of whole texts will say. Zhao et al. (2024),
-            arXiv:2404.17546.
+            of what is to come, such as a head that knows what a judge of whole texts will say. It may make nothing
+            impossible that the factor allows. Zhao et al. (2024), arXiv:2404.17546.
         report: told of progress.
 
     Raises:
@@ -176,6 +176,8 @@ class _Run:
         total_A = log_weight_AV.logsumexp(-1).double()
         for (p, n), total in zip(self.alive, total_A.tolist(), strict=True):
             self.crowds[p].log_weight_N[n] += total
+            if total == -math.inf:
+                self.crowds[p].particles[n].log_weight = -math.inf
         row_A = self._resampled()
         if not row_A:
             return False
@@ -250,10 +252,17 @@ class _Run:
         return passes
 
     def _allowed(self, log_weight_AV: Tensor, *, force_end: bool) -> Tensor:
-        """Log weights of the tokens that may be drawn; -inf for the others."""
+        """Log weights of the tokens that may be drawn; -inf for the others.
+
+        Truncation looks at the composition without its twist. A forced end is drawn even where it would be truncated.
+        """
         if self.sampling.truncates:
             plain = self.sampling.model_copy(update={"temperature": 1.0})
-            is_kept_AV = proposal(log_normalize(log_weight_AV), plain) > -torch.inf
+            untwisted_AV = log_weight_AV
+            if self.twist_state is not None:
+                lead_AV = self.twist_state.log_weight_BV
+                untwisted_AV = torch.where(lead_AV == -torch.inf, -torch.inf, log_weight_AV - lead_AV)
+            is_kept_AV = proposal(log_normalize(untwisted_AV), plain) > -torch.inf
             log_weight_AV = torch.where(is_kept_AV, log_weight_AV, -torch.inf)
         if force_end and self.end_ids:
             ended_AV = torch.full_like(log_weight_AV, -torch.inf)

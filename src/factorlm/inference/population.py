@@ -19,11 +19,11 @@ class Population:
         token_ids: of each text, an end token included.
         texts: the same in characters.
         weights: of each text, summing to one.
-        log_weights: of each text under the composition, not normalised, in nats.
+        log_weights: of each text under the composition (at temperature T raised to 1 / T), not normalised, in nats.
         log_z_variance: estimate of the variance of exp(log_z), relative to its square; see `relative_variance`.
         log_z: estimate of the log of the total weight of all texts that the run allows, in nats; its exponential is
             unbiased, so it is itself a little low on average.
-        effective_sizes: (sum w)^2 / sum w^2 after each token, in [1, N].
+        effective_sizes: (sum w)^2 / sum w^2 before each token, and at the end, in [1, N]; 0 where all are impossible.
         resampled: numbers of the tokens before which particles were resampled.
         roots: for each text the number of the first particle that it comes from.
         chosen: number of the text that was drawn; None where all came to a dead end: then log_z is -inf.
@@ -74,8 +74,8 @@ class Population:
         if self.chosen is None:
             longest = max(map(len, self.token_ids))
             raise DeadEndError(
-                f"all {len(self.texts)} particles came to a dead end within {longest} tokens; take more particles, "
-                "allow more, or let unfinished texts be judged"
+                f"all {len(self.texts)} particles came to a dead end after {longest} tokens; take more particles or "
+                "tokens, forbid less, judge unfinished texts, or let texts be cut at the limit"
             )
         return self.chosen
 

@@ -19,7 +19,8 @@ class Response:
         text: without prompt, end token and stop string.
         token_ids: as drawn, an end token included.
         log_prob: of the drawn tokens under the composed model (untruncated, temperature one), in nats: normalised at
-            each token, or, where particles were drawn, over texts, by their estimate of the normaliser.
+            each token. Where particles were drawn, it is normalised over texts instead: the weight that the sampler
+            gave the text (at its temperature) over its estimate of the weight of all texts that it allowed.
         base_log_prob: of the same tokens under the base model alone, in nats.
         finish_reason: "end", "stop" or "length".
         exponents: of each factor.

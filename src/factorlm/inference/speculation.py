@@ -143,10 +143,11 @@ def sample_speculative(
         if len(kept) < len(active):
             state = model.reorder(state, torch.tensor(kept, device=state.log_weight_BV.device))
             active = [active[r] for r in kept]
+        # No row reads further than its last token but one, not even in the place of a neighbour's guesses.
+        room = max_tokens - 1 - max(len(rows[progress.number].token_ids) for progress in active)
         for progress in active:
             row = rows[progress.number]
-            left = max_tokens - len(row.token_ids)  # tokens still to draw; the last one needs no guess behind it
-            progress.guesses = draft.guess(row.prompt_ids + row.token_ids)[: max(0, left - 1)]
+            progress.guesses = draft.guess(row.prompt_ids + row.token_ids)[:room]
         width = 1 + max(len(progress.guesses) for progress in active)
         filled = [[p.pending, *p.guesses] + [p.pending] * (width - 1 - len(p.guesses)) for p in active]
         token_RT = torch.tensor(filled, device=state.log_weight_BV.device)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from factorlm.algebra import pad_left, pad_right
+from factorlm.algebra import flatten, pad_left, pad_right, unflatten
+from factorlm.factors.sequence import Check
 from factorlm.inference.explanation import Explanation
 from factorlm.inference.local import Event, Row, sample_local
 from factorlm.inference.reading import read, read_base
@@ -62,6 +63,9 @@ def responses_of(
 ) -> list[Response]:
     """Responses from rows that were written, each with its prompt."""
     texts = pad_left([row.prompt_ids for row in rows]), pad_right([row.token_ids for row in rows])
+    terms = flatten(factor)
+    if any(isinstance(term.factor, Check) for term in terms):  # it pushes nothing, and asking it is dear
+        factor = unflatten([term for term in terms if not isinstance(term.factor, Check)])
     reading = read(factor, *texts, with_contributions=True) if explain else read_base(factor, *texts)
     return [
         Response(

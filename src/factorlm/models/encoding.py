@@ -75,11 +75,14 @@ class Encoded:
             return Encoded(keys_values, self.hidden.cut(least), self.is_token_BT[:, : length - least], self.is_padded)
         index_BT = torch.arange(least, length, device=num_tokens_B.device)[None] - num_tokens_B[:, None]
         inside_BT, index_BT = index_BT >= 0, index_BT.clamp(min=0)
+        is_token_BT = self.is_token_BT.gather(1, index_BT) & inside_BT
+        first = int(is_token_BT.any(0).nonzero()[0, 0])  # what is padding in every row is dropped
+        is_token_BT, index_BT = is_token_BT[:, first:], index_BT[:, first:]
         return Encoded(
             tuple((key.gathered(index_BT), value.gathered(index_BT)) for key, value in self.keys_values),
             self.hidden.gathered(index_BT),
-            self.is_token_BT.gather(1, index_BT) & inside_BT,
-            True,
+            is_token_BT,
+            not bool(is_token_BT.all()),
         )
 
 

@@ -29,8 +29,9 @@ def beam_search(
 ) -> list[Found]:
     """The texts of largest value that were met, best first; a text that did not end in time counts as it is.
 
-    With a width of one this is greedy decoding. Wide beams find likelier texts, which for language models are not
-    better ones: short, and dull. Source: Lowerre (1976); the trouble with wide beams, Stahlberg and Byrne (2019).
+    With a width of one this is greedy decoding, except that an end on the way may be worth more. Wide beams find
+    likelier texts, which for language models are not better ones: short, and dull. Source: Lowerre (1976); the trouble
+    with wide beams, Stahlberg and Byrne (2019).
 
     Args:
         factor: any composition.

@@ -26,10 +26,13 @@ def best_of(
     sampling: Sampling | None = None,
     chat: bool = False,
 ) -> list[Found]:
-    """N texts, best first. The first has the law p(x) n F(x)^(n-1), with F the distribution function of the reward.
+    """N texts, best first.
 
-    That moves the model by at most log n - (n - 1) / n nats for a text. Source: Stiennon et al. (2020); the law and the
-    bound, Beirami et al. (2024), arXiv:2401.01879.
+    With F the distribution function of the reward, F(below) that of all smaller rewards, and P(r) the probability of
+    the reward itself, the first has the law p(x) (F(r)^n - F(below)^n) / P(r).
+    Where no two texts share a reward and each has little probability, this is p(x) n F^(n-1). It moves the model by at
+    most log n - (n - 1) / n nats for a text. Source: Stiennon et al. (2020); the law and the bound, Beirami et al.
+    (2024), arXiv:2401.01879.
 
     Args:
         model: what writes.

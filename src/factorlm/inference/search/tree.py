@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from factorlm.algebra import Factor, LocalProduct, State, device_of, pad_left
-from factorlm.errors import DeadEndError
+from factorlm.errors import DeadEndError, InputError
 from factorlm.factors.features import Report, quiet
 from factorlm.factors.headed import fuse
 from factorlm.factors.nucleus import quantile
@@ -44,7 +44,7 @@ class TreeSearch(Config):
 PLAIN = TreeSearch()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Node:
     """A beginning.
 
@@ -99,7 +99,10 @@ def tree_search(
 
     Raises:
         DeadEndError: if no token is possible.
+        InputError: for rewards that are no numbers, or a text of no tokens.
     """
+    if max_tokens < 1:
+        raise InputError(f"a text of at least 1 token is needed, got {max_tokens}")
     model = Counting(fuse(factor if isinstance(factor, LocalProduct) else LocalProduct(factor)))
     tree = _Tree(model, settings, reward, max_tokens, torch.Generator().manual_seed(seed))
     root = _Node(())
@@ -108,9 +111,13 @@ def tree_search(
     log_weight = 0.0
     while not root.is_over:
         for _ in range(settings.simulations):
-            tree.simulate(root)
+            if root.children:
+                tree.simulate(root)
         if not root.children:
-            raise DeadEndError(f"every next token is impossible after {len(root.text)} tokens; take a factor away")
+            raise DeadEndError(
+                f"all texts that were tried after {len(root.text)} tokens come to a dead end; consider more actions or "
+                "take a factor away"
+            )
         chosen = max(root.children, key=lambda child: (child.visits, child.prior))
         assert root.state is not None
         log_weight += float(root.state.log_weight_BV[0, chosen.text[-1]])
@@ -142,13 +149,16 @@ class _Tree:
             assert parent.state is not None
             leaf.state = self.model.extend(parent.state, self._token(leaf.text[-1], parent.state))
             self.open(leaf)
+            if not leaf.children:
+                self._forget(path)
+                return
         value = self._judged(leaf)
         for node in path:
             node.visits += 1
             node.total += value
 
     def open(self, node: _Node) -> None:
-        """Add the places behind a node, unless the text must end here."""
+        """Add the places behind a node; a dead end has none."""
         assert node.state is not None
         log_prob_V = node.state.log_weight_BV[0].double() / self.settings.temperature
         best = log_prob_V.topk(min(self.settings.actions, len(log_prob_V)))
@@ -158,8 +168,13 @@ class _Tree:
                 text = (*node.text, token)
                 is_over = token in self.model.vocabulary.end_ids or len(text) >= self.max_tokens
                 node.children.append(_Node(text, prior, is_over=is_over))
-        if not node.children:
-            node.is_over = bool(node.text)  # a dead end, which is judged as it stands
+
+    def _forget(self, path: list[_Node]) -> None:
+        """Take a dead end out of the tree, and all places that lead to dead ends alone."""
+        for parent, child in zip(path[-2::-1], path[:0:-1], strict=True):
+            parent.children.remove(child)
+            if parent.children:
+                return
 
     def _select(self, node: _Node) -> _Node:
         def worth(child: _Node) -> float:
@@ -184,7 +199,10 @@ class _Tree:
             if len(text) - len(leaf.text) < self.settings.rollout:
                 state = self.model.extend(state, self._token(token, state))
         self.model.counts["rewards"] += 1
-        return float(self.reward([self.model.vocabulary.decode(text).decode(errors="replace")])[0])
+        values = [float(v) for v in self.reward([self.model.vocabulary.decode(text).decode(errors="replace")])]
+        if len(values) != 1 or math.isnan(values[0]):
+            raise InputError(f"a reward gives a number for each text, got {values} for one")
+        return values[0]
 
     def _token(self, token: int, state: State) -> Any:
         return torch.tensor([token], device=state.log_weight_BV.device)
