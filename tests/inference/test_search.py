@@ -84,7 +84,7 @@ def test_counting_changes_nothing_and_counts_all() -> None:
 
 
 def test_best_of_n_has_the_law_that_is_claimed(tiny_lm: CausalLM, chi_square: ChiSquare) -> None:
-    """With ties: p(x) / P(r) (F(r)^n - F(below)^n), over the tokens that may come first. One false alarm in a million."""
+    """With ties: p(x) (F(r)^n - F(below)^n) / P(r), of a text of one token. One false alarm in a million."""
     n, runs = 3, 600
     model = fl.Model(tiny_lm, tiny_lm)
     prompt = "the"
@@ -179,9 +179,7 @@ def test_dead_ends_are_left_out_of_the_tree() -> None:
     language = Table(letters("ab"), {k: torch.tensor(v, dtype=torch.float64).log() for k, v in step.items()})
     found = tree_search(language, [], lambda texts: [0.5], TreeSearch(simulations=5, rollout=2), max_tokens=3)
     assert (found.text, found.finish_reason) == ("b", "end")
-    nowhere = Table(
-        letters("ab"), {k: v for k, v in language.log_weight.items() if k != (1,)} | {(1,): language.log_weight[(0,)]}
-    )
+    nowhere = Table(letters("ab"), {**language.log_weight, (1,): language.log_weight[(0,)]})
     with pytest.raises(DeadEndError, match="dead end"):
         tree_search(nowhere, [], lambda texts: [0.5], max_tokens=3)
     for reward in (lambda texts: [], lambda texts: [math.nan]):
