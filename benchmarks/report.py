@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from factorlm.evaluation.claims import CLAIMS, read_records
+from factorlm.evaluation.claims import CLAIMS, is_current, read_records
 from factorlm.factors.doses import is_monotone
 from factorlm.factors.store import SHELF, Store, read_manifest
 
@@ -148,8 +148,7 @@ def claims() -> str:
             continue
         outcome = found.outcome
         verdict = outcome.verdict + (f": {outcome.detail}" if outcome.detail else "")
-        now = (claim.rule, claim.settings.model_dump(mode="json"), claim.made_by)
-        if (found.rule, found.settings, found.made_by) != now:
+        if not is_current(found, claim):
             verdict += "; by an earlier rule, size or benchmark: run it again"
         rows.append((idea, claim.reported or "—", outcome.measured, how, verdict))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)

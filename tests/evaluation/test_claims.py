@@ -14,7 +14,7 @@ from factorlm.cli import claim as command
 from factorlm.errors import InputError, UnknownNameError
 from factorlm.evaluation import speed
 from factorlm.evaluation.claims import CLAIMS, ClaimRecord, heads, measures, products, recorded, run_claim, truncation
-from factorlm.evaluation.claims.claim import all_of, decide, read_records, write_record
+from factorlm.evaluation.claims.claim import Outcome, all_of, decide, is_current, read_records, write_record
 from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.responses import Sample
@@ -443,3 +443,21 @@ def test_all_goes_on_after_a_claim_that_cannot_be_run(
     with pytest.raises(UnknownNameError):
         command.claim(["bias-steers", "no-such"], benchmarks=folder)
     assert capsys.readouterr().out == ""  # nothing is run when a name is wrong
+
+
+def test_records_stay_current_when_settings_are_added() -> None:
+    """A setting that a record does not know counts as its default; another value, or an unknown one, does not."""
+    claim = CLAIMS["ten-factors-stay-fluent"]
+    settings = claim.settings.model_dump(mode="json")
+    found = ClaimRecord(
+        name=claim.name, sentence="", source="", reported="", rule=claim.rule, command="", settings=settings, seed=0,
+        outcome=Outcome(verdict="holds", measured="", numbers={}), machine="", threads=1, versions={}, commit=None,
+        seconds=1.0, finished="",
+    )  # fmt: skip
+    assert is_current(found, claim)
+    older = json.loads(json.dumps(settings))
+    del older["sampling"]["eta_cutoff"]
+    assert is_current(found.model_copy(update={"settings": older}), claim)
+    for other in ({**settings, "prompts": 7}, {**settings, "gone": 1}):
+        assert not is_current(found.model_copy(update={"settings": other}), claim)
+    assert not is_current(found.model_copy(update={"rule": "another"}), claim)

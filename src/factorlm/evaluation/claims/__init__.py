@@ -18,6 +18,7 @@ from factorlm.evaluation.claims.claim import (
     ClaimRecord,
     Outcome,
     in_float32,
+    is_current,
     read_records,
     write_record,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "ClaimRecord",
     "Outcome",
     "claim_named",
+    "is_current",
     "read_records",
     "run_claim",
     "write_record",

@@ -161,6 +161,18 @@ class ClaimRecord(Config):
     finished: str
 
 
+def is_current(record: ClaimRecord, claim: Claim) -> bool:
+    """Whether a record was made by the rule, the settings and the benchmark that the claim has now.
+
+    Settings that came after the record count as left at their defaults.
+    """
+    try:
+        settings = type(claim.settings).model_validate_json(json.dumps(record.settings))
+    except ValidationError:
+        return False
+    return (record.rule, settings, record.made_by) == (claim.rule, claim.settings, claim.made_by)
+
+
 class NoSettings(Config):
     """For claims that leave nothing to choose."""
 
