@@ -3,7 +3,7 @@
 from factorlm.algebra import laws
 from factorlm.algebra.enumeration import global_product, local_product, log_weights_of_texts, total_variation
 from factorlm.algebra.factor import PAD, Factor, State, end_together, pad_left, pad_right, select_rows
-from factorlm.algebra.logspace import log_mean, log_normalize, mean_where_possible, scale
+from factorlm.algebra.logspace import entropy, log_mean, log_normalize, mean_where_possible, scale
 from factorlm.algebra.operators import (
     Interpolation,
     Intersection,
@@ -31,6 +31,7 @@ __all__ = [
     "Union",
     "device_of",
     "end_together",
+    "entropy",
     "flatten",
     "global_product",
     "laws",

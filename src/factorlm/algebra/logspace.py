@@ -20,6 +20,12 @@ def scale(log_weight: Tensor, exponent: Tensor | float) -> Tensor:
     return torch.where(log_weight == -torch.inf, -torch.inf, exponent * log_weight)
 
 
+def entropy(log_prob: Tensor) -> Tensor:
+    """Of distributions [..., V], in nats; impossible tokens add nothing."""
+    prob = log_prob.exp()
+    return -torch.where(prob > 0, prob * log_prob, 0.0).sum(-1)
+
+
 def log_mean(log_weight: Tensor, log_prob: Tensor) -> Tensor:
     """Log E_p[w], [...], in nats; impossible where p and w have no token in common."""
     return torch.logsumexp(log_weight + log_prob, dim=-1)

@@ -280,6 +280,11 @@ class LocalProduct(Factor):
 
     base: Factor
 
+    @classmethod
+    def of(cls, factor: Factor) -> LocalProduct:
+        """The factor normalised at each token; itself if it is that already."""
+        return factor if isinstance(factor, LocalProduct) else cls(factor)
+
     @property
     def vocabulary(self) -> Vocabulary:
         """That of the base."""

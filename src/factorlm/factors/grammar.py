@@ -27,7 +27,7 @@ from torch import Tensor
 from factorlm.algebra import PAD, Factor, State
 from factorlm.errors import InputError
 from factorlm.factors.unbound import Unbound
-from factorlm.text import Vocabulary
+from factorlm.text import Vocabulary, is_utf8
 
 if TYPE_CHECKING:
     from factorlm.models import CausalLM
@@ -75,8 +75,8 @@ class Grammar(Factor):
         """See Factor."""
         longer = []
         for (text, parsed), token in zip(state.memory, token_B.tolist(), strict=True):
-            after = self._read.get((*text, token)) or self._after(parsed, token)
-            longer.append(((*text, token), self._keep((*text, token), after)))
+            text = (*text, token)
+            longer.append((text, self._keep(text, self._read.get(text) or self._after(parsed, token))))
         return self._state(tuple(longer), state.log_weight_BV.device)
 
     def reorder(self, state: State, row_R: Tensor) -> State:
@@ -123,8 +123,7 @@ class Grammar(Factor):
         if before.log_weight_V[token] == -torch.inf:
             return _Parsed(None, torch.full_like(before.log_weight_V, -torch.inf))
         matcher = before.matcher.deep_copy()
-        if not matcher.consume_token(token):
-            raise InputError(f"grammar {self.name!r} is too large to go on: {_first_line(matcher.get_error())}")
+        matcher.consume_token(token)  # an error of it stays, and the mask complains
         return _Parsed(matcher, self._mask(matcher))
 
     def _keep(self, text: Tokens, parsed: _Parsed) -> _Parsed:
@@ -244,7 +243,7 @@ def choice_grammar(choices: Sequence[str]) -> str:
 
 def _utf8(text: str) -> str:
     """The text itself, unless it has bytes that are no UTF-8."""
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not is_utf8(text):
         raise InputError(f"UTF-8 text is needed in a grammar, got {text[:40]!r} with bytes that are none; convert it")
     return text
 

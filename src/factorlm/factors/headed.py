@@ -78,10 +78,7 @@ class HeadedModel(Factor):
         token_N = text_BT.to(self.lm.device)[real_BT]
         row_N = real_BT.nonzero()[:, 0]
         shifted_ND = self.shifted(hidden_ND, self.exponent_BK(text_BT.shape[0])[row_N])
-        log_prob_N = torch.cat(
-            [log_prob.gather(1, token_N[part, None])[:, 0] for part, log_prob in self.lm.chunks(shifted_ND)]
-            or [shifted_ND.new_zeros(0)]
-        )
+        log_prob_N = self.lm.log_prob_of(shifted_ND, token_N)
         return torch.zeros(text_BT.shape, device=self.lm.device).masked_scatter(real_BT, log_prob_N)
 
     def exponent_BK(self, num_rows: int) -> Tensor:

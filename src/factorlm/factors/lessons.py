@@ -81,7 +81,7 @@ def neutral_texts(
             if step + 1 < WRITTEN_TOKENS:
                 state = factor.extend(state, token_B.to(lm.device))
             report("writing texts", part * WRITTEN_TOKENS + step + 1, 2 * WRITTEN_TOKENS)
-        texts += [lm.vocabulary.decode(row).decode("utf-8", "replace").strip() for row in rows]
+        texts += [lm.vocabulary.text(row).strip() for row in rows]
     return texts
 
 

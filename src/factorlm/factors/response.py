@@ -55,9 +55,7 @@ class Continued:
 
     def base_nats(self, lm: CausalLM) -> Tensor:
         """Nats per token of each text under the model alone, [B], without reading it again."""
-        token_N = self.token_BT.flatten().to(lm.device)
-        chunks = lm.chunks(self.hidden_BTD.flatten(0, 1))
-        log_prob_N = torch.cat([log_prob_NV.gather(1, token_N[part, None])[:, 0] for part, log_prob_NV in chunks])
+        log_prob_N = lm.log_prob_of(self.hidden_BTD.flatten(0, 1), self.token_BT.flatten().to(lm.device))
         return -log_prob_N.view(self.token_BT.shape).mean(1).cpu()
 
 
@@ -106,7 +104,7 @@ def continuations(
 
 def decoded(lm: CausalLM, token_ids: Sequence[int]) -> str:
     """The text of some tokens; bytes that are no character are replaced."""
-    return lm.vocabulary.decode(token_ids).decode("utf-8", "replace").strip()
+    return lm.vocabulary.text(token_ids).strip()
 
 
 @torch.no_grad()

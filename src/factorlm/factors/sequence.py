@@ -112,22 +112,19 @@ class FunctionFactor(SequenceFactor):
 
     def finished(self, prefix: Tokens, text: Tokens) -> float:
         """See SequenceFactor."""
-        return self._nats(self.function(self._characters(text)))
+        return self._nats(self.function(self.tokens.text(text)))
 
     def unfinished(self, prefix: Tokens, text: Tokens) -> float:
         """See SequenceFactor."""
         if self.beginning is None:
             return 0.0
-        whole = self.tokens.decode(text).decode(errors="ignore")  # half a character is not judged yet
+        whole = self.tokens.text(text, errors="ignore")  # half a character is not judged yet
         return self._nats(self.beginning(whole))
 
     @property
     def judges_beginnings(self) -> bool:
         """Whether there is a function for beginnings."""
         return self.beginning is not None
-
-    def _characters(self, text: Tokens) -> str:
-        return self.tokens.decode(text).decode(errors="replace")
 
     def _nats(self, value: float | bool) -> float:
         if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
@@ -158,11 +155,11 @@ class Check(SequenceFactor):
     def finished(self, prefix: Tokens, text: Tokens) -> float:
         """See SequenceFactor."""
         asked = self.is_right or self.may_go_on
-        return 0.0 if asked(self.tokens.decode(text).decode(errors="replace")) else -math.inf
+        return 0.0 if asked(self.tokens.text(text)) else -math.inf
 
     def unfinished(self, prefix: Tokens, text: Tokens) -> float:
         """See SequenceFactor."""
-        return 0.0 if self.may_go_on(self.tokens.decode(text).decode(errors="ignore")) else -math.inf
+        return 0.0 if self.may_go_on(self.tokens.text(text, errors="ignore")) else -math.inf
 
 
 def pattern_factor(name: str, pattern: str, tokens: Vocabulary) -> FunctionFactor:

@@ -78,7 +78,7 @@ def word_effect(
             places.append((word, context, start, lm.encode_text(word.strip()) if bare else after_blank))
         if not contexts:
             for prefix in likely_places(lm, after_blank):
-                text = lm.vocabulary.decode(prefix).decode("utf-8", "replace")
+                text = lm.vocabulary.text(prefix)
                 places.append((word, text, prefix, after_blank))
     prefix_BT = pad_left([place[2] for place in places]).to(lm.device)
     text_BT = pad_right([place[3] for place in places]).to(lm.device)

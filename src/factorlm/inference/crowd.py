@@ -94,6 +94,7 @@ class Crowd:
         roots = [p.root for p in self.particles]
         variance = relative_variance(weight_N.tolist(), roots, len(self.resampled))
         log_z = self.log_z + _log_mean(self.log_weight_N)
+        parts = ([vocabulary.token_bytes[token] for token in p.token_ids] for p in self.particles)
         chosen, acceptance = None, None
         if method == "metropolis" and not is_dead:
             visited, accepted = chain(self.log_weight_N.tolist(), self.uniform().tolist())
@@ -105,7 +106,7 @@ class Crowd:
         return Population(
             method=method,
             token_ids=tuple(p.token_ids for p in self.particles),
-            texts=tuple(_characters(vocabulary, p.token_ids, stops) for p in self.particles),
+            texts=tuple(TextStream(stops).push_all(part) for part in parts),
             weights=tuple(weight_N.tolist()),
             log_weights=tuple(p.log_weight for p in self.particles),
             log_z=log_z,
@@ -118,14 +119,6 @@ class Crowd:
             num_tests=self.num_tests,
             finish_reasons=tuple(p.finish_reason or "length" for p in self.particles),
         )
-
-
-def _characters(vocabulary: Vocabulary, token_ids: Sequence[int], stops: tuple[str, ...]) -> str:
-    stream = TextStream(stops)
-    for token in token_ids:
-        stream.push(vocabulary.token_bytes[token])
-    stream.finish()
-    return stream.text
 
 
 def _log_mean(log_weight_N: Tensor) -> float:

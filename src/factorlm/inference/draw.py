@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from factorlm.algebra import PAD, log_normalize
+from factorlm.algebra import PAD, entropy, log_normalize
 from factorlm.factors.nucleus import MOST_SORTED, quantile
 from factorlm.inference.repetition import losses
 from factorlm.settings import Config
@@ -99,8 +99,7 @@ def proposal(
     if sampling.top_p < 1:
         log_prob_BV = _keep_most_probable(log_prob_BV, sampling.top_p)
     if sampling.typical_p < 1:
-        prob_BV = log_prob_BV.exp()
-        entropy_B1 = -torch.where(prob_BV > 0, prob_BV * log_prob_BV, 0.0).sum(-1, keepdim=True)
+        entropy_B1 = entropy(log_prob_BV)[:, None]
         log_prob_BV = _keep_until(log_prob_BV, (-log_prob_BV - entropy_B1).abs(), sampling.typical_p)
     if sampling.min_p > 0:
         largest_B1 = log_prob_BV.amax(-1, keepdim=True).exp()
@@ -143,7 +142,7 @@ def _keep_probable(log_prob_BV: Tensor, epsilon: float, eta: float) -> Tensor:
         log_prob_BV = _keep(log_prob_BV, (prob_BV >= epsilon) | (prob_BV == prob_BV.amax(-1, keepdim=True)))
         prob_BV = log_prob_BV.exp()
     if eta > 0:
-        entropy_B1 = -torch.where(prob_BV > 0, prob_BV * log_prob_BV, 0.0).sum(-1, keepdim=True)
+        entropy_B1 = entropy(log_prob_BV)[:, None]
         floor_B1 = (eta**0.5 * (-entropy_B1).exp()).clamp(max=eta)
         log_prob_BV = _keep(log_prob_BV, (prob_BV >= floor_B1) | (prob_BV == prob_BV.amax(-1, keepdim=True)))
     return log_prob_BV

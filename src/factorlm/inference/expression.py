@@ -163,7 +163,7 @@ class _Builder:
         if any(not (0 <= w < math.inf) for w in weights) or sum(weights) == 0:
             raise InputError(f"weights are positive numbers, got {node}")
         built = tuple(self.build(part) for part in node.parts)
-        models = tuple(b if isinstance(b, LocalProduct) else LocalProduct(b) for b in built)
+        models = tuple(LocalProduct.of(b) for b in built)
         shares = tuple(w / sum(weights) for w in weights)
         if node.name == "mix":
             return Named("mixture", Mixture(models, shares))

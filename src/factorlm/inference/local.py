@@ -38,6 +38,19 @@ class Row:
     log_probs: list[float] = field(default_factory=list)
     finish_reason: str = ""
 
+    def take(self, token: int, log_prob: float, vocabulary: Vocabulary, max_tokens: int) -> str:
+        """Write a drawn token down; give the text that became certain with it, at the end all that was held back."""
+        self.token_ids.append(token)
+        self.log_probs.append(log_prob)
+        text = self.stream.push(vocabulary.token_bytes[token])
+        if token in vocabulary.end_ids:
+            self.finish_reason = "end"
+        elif self.stream.is_stopped:
+            self.finish_reason = "stop"
+        elif len(self.token_ids) >= max_tokens:
+            self.finish_reason = "length"
+        return text + self.stream.finish() if self.finish_reason else text
+
 
 class Event(NamedTuple):
     """A token was drawn.
@@ -74,9 +87,8 @@ def sample_local(
     Raises:
         DeadEndError: if every next token of a row is impossible.
     """
-    model = fuse(factor if isinstance(factor, LocalProduct) else LocalProduct(factor))
+    model = fuse(LocalProduct.of(factor))
     vocabulary = model.vocabulary
-    end_ids = set(vocabulary.end_ids)
     active = list(range(len(rows))) if max_tokens > 0 else []
     if not active:
         return
@@ -88,14 +100,8 @@ def sample_local(
         chosen_R = log_prob_RV.gather(1, token_R[:, None])[:, 0]
         kept = []
         for r, (b, token, log_prob) in enumerate(zip(active, token_R.tolist(), chosen_R.tolist(), strict=True)):
-            row = rows[b]
-            row.token_ids.append(token)
-            row.log_probs.append(log_prob)
-            text = row.stream.push(vocabulary.token_bytes[token])
-            row.finish_reason = finished(row, token, end_ids, max_tokens)
-            if row.finish_reason:
-                text += row.stream.finish()
-            else:
+            text = rows[b].take(token, log_prob, vocabulary, max_tokens)
+            if not rows[b].finish_reason:
                 kept.append(r)
             yield Event(b, token, text)
         if not kept:
@@ -127,12 +133,3 @@ def draw_rows(
     read_RT = None if read_RT is None else read_RT.to(log_prob_RV.device)
     uniform_R = torch.stack([torch.rand((), generator=row.generator, dtype=torch.float64) for row in rows])
     return draw(proposal(log_prob_RV, sampling, read_RT, vocabulary), uniform_R)
-
-
-def finished(row: Row, token: int, end_ids: set[int], max_tokens: int) -> str:
-    """Why a row that this token was added to goes on no more: "end", "stop", "length", or "" if it does."""
-    if token in end_ids:
-        return "end"
-    if row.stream.is_stopped:
-        return "stop"
-    return "length" if len(row.token_ids) >= max_tokens else ""

@@ -350,7 +350,7 @@ def _together(
     if not models:
         raise InputError(f"a {name} needs at least one model, got none")
     shares = tuple(weights) if weights is not None else (1 / len(models),) * len(models)
-    parts = tuple(LocalProduct(m.factor) if not isinstance(m.factor, LocalProduct) else m.factor for m in models)
+    parts = tuple(LocalProduct.of(m.factor) for m in models)
     return replace(models[0], factor=Named(name, kind(parts, shares)))
 
 
@@ -360,9 +360,7 @@ def _take(row: Row, population: Population, vocabulary: Vocabulary) -> None:
     row.token_ids = list(population.token_ids[chosen])
     row.log_probs = [population.log_weights[chosen] - population.log_z]
     row.finish_reason = population.finish_reasons[chosen]
-    for token in row.token_ids:
-        row.stream.push(vocabulary.token_bytes[token])
-    row.stream.finish()
+    row.stream.push_all(vocabulary.token_bytes[token] for token in row.token_ids)
 
 
 def _score(text: str, num_tokens: int, reading: Reading, b: int) -> Score:

@@ -298,7 +298,7 @@ class _Run:
         if text[-1] in self.end_ids:
             return "end"
         if self.sampling.stop:
-            characters = self.vocabulary.decode(text).decode(errors="replace")
+            characters = self.vocabulary.text(text)
             if any(stop in characters for stop in self.sampling.stop):
                 return "stop"
         return "length" if last else ""

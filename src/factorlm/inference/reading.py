@@ -18,6 +18,7 @@ from factorlm.algebra import (
     LocalProduct,
     Term,
     device_of,
+    entropy,
     flatten,
     log_mean,
     log_normalize,
@@ -244,7 +245,7 @@ class _Blocks:
             normalizer_N = total_N - base_total_N - (exponent_NK * mean_NK).sum(-1)
         ratio_NK = self._ratios(stretch) if self.ratios else nothing
         if self.shape:
-            entropy_N, is_top_N = _entropy(composed_NV), _is_top(stretch.at(composed_NV), composed_NV)
+            entropy_N, is_top_N = entropy(log_normalize(composed_NV)), _is_top(stretch.at(composed_NV), composed_NV)
         return _Found(base_log_prob_N, log_prob_N, contribution_NK, normalizer_N, ratio_NK, entropy_N, is_top_N)
 
     def _centred(self, stretch: _Stretch) -> tuple[Tensor, Tensor]:
@@ -281,13 +282,6 @@ class _Blocks:
         if not columns:
             return stretch.base_NV.new_zeros(len(stretch.token_N), 0)
         return torch.cat(columns, 1)[:, self.order_K]
-
-
-def _entropy(log_weight_NV: Tensor) -> Tensor:
-    """Of the normalised weights, [N], in nats; impossible tokens add nothing."""
-    log_prob_NV = log_normalize(log_weight_NV)
-    prob_NV = log_prob_NV.exp()
-    return -torch.where(prob_NV > 0, prob_NV * log_prob_NV, 0.0).sum(-1)
 
 
 def _is_top(log_weight_N: Tensor, log_weight_NV: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from factorlm.algebra import Factor, LocalProduct, device_of, pad_left
 from factorlm.factors.headed import fuse
 from factorlm.inference.draw import Sampling
-from factorlm.inference.local import Event, Row, draw_rows, finished
+from factorlm.inference.local import Event, Row, draw_rows
 from factorlm.settings import Config
 
 
@@ -109,9 +109,8 @@ def sample_speculative(
     Raises:
         DeadEndError: if every next token of a row is impossible.
     """
-    model = fuse(factor if isinstance(factor, LocalProduct) else LocalProduct(factor))
+    model = fuse(LocalProduct.of(factor))
     vocabulary = model.vocabulary
-    end_ids = set(vocabulary.end_ids)
     tally = tally or Tally()
     if max_tokens < 1 or not rows:
         return
@@ -121,14 +120,8 @@ def sample_speculative(
         row = rows[number]
         read_RT = pad_left([row.prompt_ids + row.token_ids]) if sampling.looks_back else None
         token = int(draw_rows(log_prob_V[None], [row], sampling, read_RT, vocabulary)[0])
-        row.token_ids.append(token)
-        row.log_probs.append(float(log_prob_V[token]))
-        text = row.stream.push(vocabulary.token_bytes[token])
-        row.finish_reason = finished(row, token, end_ids, max_tokens)
-        if row.finish_reason:
-            text += row.stream.finish()
         tally.num_drawn += 1
-        return token, Event(number, token, text)
+        return token, Event(number, token, row.take(token, float(log_prob_V[token]), vocabulary, max_tokens))
 
     state = model.start(pad_left([row.prompt_ids for row in rows]).to(device_of(model)))
     active = []

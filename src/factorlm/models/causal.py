@@ -18,7 +18,7 @@ from factorlm.errors import IncompatibleError, InputError
 from factorlm.models import linear
 from factorlm.models.encoding import Encoded, Memo, as_cache
 from factorlm.models.span import Span
-from factorlm.text import Vocabulary
+from factorlm.text import Vocabulary, is_utf8
 from factorlm.text.tokens import vocabulary_of
 
 CHUNK_TOKENS = 512  # unembedded at once when whole texts are read: [512, V] of float32 is about 100 MB
@@ -90,7 +90,7 @@ class CausalLM(Factor):
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text, without a start token; names of special tokens in it are plain text."""
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
+        if not is_utf8(text):
             raise InputError(f"UTF-8 text is needed, got {text[:40]!r} with bytes that are none; convert it")
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
@@ -157,6 +157,11 @@ class CausalLM(Factor):
             stretch = slice(start, start + CHUNK_TOKENS)
             yield stretch, self.unembed(hidden_ND[stretch]).log_softmax(-1)
 
+    def log_prob_of(self, hidden_ND: Tensor, token_N: Tensor) -> Tensor:
+        """Log probability of one token after each state, [N], in nats, a stretch of states at a time."""
+        chosen = [log_prob_NV.gather(1, token_N[part, None])[:, 0] for part, log_prob_NV in self.chunks(hidden_ND)]
+        return torch.cat(chosen) if chosen else hidden_ND.new_zeros(0, dtype=torch.float32)
+
     # The factor
 
     def start(self, prefix_BT: Tensor) -> State:
@@ -195,10 +200,7 @@ class CausalLM(Factor):
         real_BT = (text_BT != PAD).to(self.device)
         hidden_ND = self.hidden_before(prefix_BT, text_BT)[real_BT]
         token_N = text_BT.to(self.device)[real_BT]
-        log_prob_N = torch.cat(
-            [log_prob.gather(1, token_N[part, None])[:, 0] for part, log_prob in self.chunks(hidden_ND)]
-            or [hidden_ND.new_zeros(0, dtype=torch.float32)]
-        )
+        log_prob_N = self.log_prob_of(hidden_ND, token_N)
         return torch.zeros(text_BT.shape, device=self.device).masked_scatter(real_BT, log_prob_N)
 
     def log_prob(self, encoded: Encoded) -> Tensor:

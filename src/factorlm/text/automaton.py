@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from factorlm.errors import InputError
+from factorlm.text.vocabulary import is_utf8
 
 OTHER, WORD = 0, 1  # contexts after a whole character; the others are inside one
 UNDECIDED, IN_WORD, AT_EDGE = 0, 1, 2  # what a byte says about the character that it belongs to, or that it breaks off
@@ -79,7 +80,7 @@ class Automaton:
             bare = phrase.strip()
             if not bare:
                 raise InputError(f"a phrase needs at least one visible character, got {phrase!r}; remove it")
-            if any("\ud800" <= letter <= "\udfff" for letter in bare):
+            if not is_utf8(bare):
                 raise InputError(f"a phrase must be valid Unicode, got {phrase!r}; remove the broken character")
             root = _BOUND if whole_word and is_word(bare[0]) else _FREE
             paths.append(trie.insert(root, fold(bare, case_sensitive)))

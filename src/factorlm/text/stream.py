@@ -1,7 +1,7 @@
 """Bytes of tokens to whole characters, and stop strings that are never shown in part."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class TextStream:
@@ -21,6 +21,13 @@ class TextStream:
     def push(self, token_bytes: bytes) -> str:
         """Add one token; return the text that became certain. After a stop string nothing more comes."""
         return self._release(self._decoder.decode(token_bytes), final=False)
+
+    def push_all(self, parts: Iterable[bytes]) -> str:
+        """Add the tokens of a finished text; return all of it."""
+        for part in parts:
+            self.push(part)
+        self.finish()
+        return self.text
 
     def finish(self) -> str:
         """Return what was held back; broken bytes become the replacement character."""

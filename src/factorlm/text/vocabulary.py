@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: bytes that were none come in as halves of characters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The tokens of a language, by number.
@@ -41,6 +46,10 @@ class Vocabulary:
     def decode(self, token_ids: Sequence[int]) -> bytes:
         """The bytes of a text; special tokens add none."""
         return b"".join(self.token_bytes[i] for i in token_ids)
+
+    def text(self, token_ids: Sequence[int], errors: str = "replace") -> str:
+        """The characters of a text; bytes that are none are replaced, or left out with errors="ignore"."""
+        return self.decode(token_ids).decode(errors=errors)
 
 
 def letters(alphabet: str) -> Vocabulary:

@@ -13,7 +13,6 @@ from factorlm.errors import DeadEndError, InputError
 from factorlm.factors.headed import fuse, fuse_product
 from factorlm.inference.search.counting import Counting
 from factorlm.inference.search.found import Found
-from factorlm.text import Vocabulary
 
 
 @torch.inference_mode()
@@ -51,8 +50,7 @@ def beam_search(
         raise InputError(
             f"a width, a number and a length of at least 1 are needed, got {width}, {num_found}, {max_tokens}"
         )
-    local = factor if isinstance(factor, LocalProduct) else LocalProduct(factor)
-    model = Counting(fuse_product(factor) if is_global else fuse(local))
+    model = Counting(fuse_product(factor) if is_global else fuse(LocalProduct.of(factor)))
     vocabulary = factor.vocabulary
     end_ids = set(vocabulary.end_ids)
     state = model.start(pad_left([list(prompt_ids)]).to(device_of(factor)))
@@ -83,7 +81,7 @@ def beam_search(
         raise DeadEndError(f"all {width} beams came to a dead end; take more, allow more, or take a factor away")
     finished.sort(key=lambda found: -found[0])
     return [
-        Found(text, _characters(vocabulary, text), value, log_weight, reason, model.spent)
+        Found(text, vocabulary.text(text), value, log_weight, reason, model.spent)
         for value, log_weight, text, reason in finished[:num_found]
     ]
 
@@ -92,7 +90,3 @@ def _is_settled(finished: list[tuple[float, float, tuple[int, ...], str]], best_
     """Whether no open beginning can still beat what is finished: its probability only falls."""
     better = [value for value, *_ in finished if value >= best_open]
     return len(better) >= num_found
-
-
-def _characters(vocabulary: Vocabulary, text: Sequence[int]) -> str:
-    return vocabulary.decode(text).decode(errors="replace")

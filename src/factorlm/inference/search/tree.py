@@ -103,7 +103,7 @@ def tree_search(
     """
     if max_tokens < 1:
         raise InputError(f"a text of at least 1 token is needed, got {max_tokens}")
-    model = Counting(fuse(factor if isinstance(factor, LocalProduct) else LocalProduct(factor)))
+    model = Counting(fuse(LocalProduct.of(factor)))
     tree = _Tree(model, settings, reward, max_tokens, torch.Generator().manual_seed(seed))
     root = _Node(())
     root.state = model.start(pad_left([list(prompt_ids)]).to(device_of(factor)))
@@ -123,7 +123,7 @@ def tree_search(
         log_weight += float(root.state.log_weight_BV[0, chosen.text[-1]])
         root = chosen
         report("searching", len(root.text), max_tokens)
-    text = model.vocabulary.decode(root.text).decode(errors="replace")
+    text = model.vocabulary.text(root.text)
     is_end = root.text[-1] in model.vocabulary.end_ids
     return Found(root.text, text, root.value, log_weight, "end" if is_end else "length", model.spent)
 
@@ -199,7 +199,7 @@ class _Tree:
             if len(text) - len(leaf.text) < self.settings.rollout:
                 state = self.model.extend(state, self._token(token, state))
         self.model.counts["rewards"] += 1
-        values = [float(v) for v in self.reward([self.model.vocabulary.decode(text).decode(errors="replace")])]
+        values = [float(v) for v in self.reward([self.model.vocabulary.text(text)])]
         if len(values) != 1 or math.isnan(values[0]):
             raise InputError(f"a reward gives a number for each text, got {values} for one")
         return values[0]
