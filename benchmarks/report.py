@@ -59,7 +59,7 @@ def speed_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def orders_table(rows: list[dict[str, Any]]) -> str:
+def products_table(rows: list[dict[str, Any]]) -> str:
     counts = sorted({row["rows"] for row in rows})
     shapes = sorted({(row["out"], row["width"]) for row in rows}, reverse=True)
     ratio = {(row["out"], row["width"], row["rows"]): f"{row['ratio']:.2f}" for row in rows}
@@ -97,18 +97,19 @@ def benchmarks() -> str:
             "one vector.",
             "The first rows compare decoding with heads (another exponent for each head in every row) with decoding "
             "without, on the same engine. The rows against transformers run its own greedy `generate` on the same "
-            "weights as transformers loads them; ours differs by caches that only grow, and by the order in which "
-            "matrices are multiplied when a batch has few rows. Scoring with composed log probability runs all factors "
-            "at an exponent; the evidence is the exact log-likelihood ratio of each factor, normaliser included. "
-            "Instructions apart are read one after the other, as a loop over models would; particles are compared with "
-            "as many samples in one batch; guesses come from the text itself, and the texts written are the same.",
+            "weights as transformers loads them; ours differs by packed weights, by projections and attention heads "
+            "that are computed together, and by caches that only grow. Scoring with composed log probability runs all "
+            "factors at an exponent; the evidence is the exact log-likelihood ratio of each factor, normaliser "
+            "included. Instructions apart are read one after the other, as a loop over models would; particles are "
+            "compared with as many samples in one batch; guesses come from the text itself, and the texts written are "
+            "the same.",
         ]
     if linear := record("linear.json"):
         parts += [
             "## Matrix products",
-            f"`{linear['command']}`, float32, {linear['cores']} cores, torch {linear['torch']}: time of x Wᵀ over time "
-            "of (W xᵀ)ᵀ by number of rows of x; above one, the second order is faster.",
-            orders_table(linear["orders"]),
+            f"`{linear['command']}`, {linear['cores']} cores, torch {linear['torch']}: time of torch's product x Wᵀ "
+            "over that with a weight that is packed once, by number of rows of x.",
+            *(f"{name}:\n\n{products_table(rows)}" for name, rows in linear["products"].items()),
         ]
     if training := record("training.json"):
         parts += ["## Training", training_text(training)]

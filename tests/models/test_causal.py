@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from factorlm.algebra import PAD, LocalProduct, laws, pad_left, pad_right
 from factorlm.errors import IncompatibleError, InputError
 from factorlm.factors.head import Head, HeadWeights
-from factorlm.models import CausalLM, linear
+from factorlm.models import CausalLM
 from factorlm.models.loading import read_model
 
 # float32 sums in another order (batched, with a cache, padded) differ by about 1e-6 of logits of size 10.
@@ -162,18 +162,3 @@ def test_the_fingerprint_follows_the_weights_not_the_format(tiny_folder: Path) -
     with torch.no_grad():
         changed.model.model.layers[1].mlp.up_proj.weight.mul_(1.05)
     assert changed.fingerprint != plain.fingerprint
-
-
-@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 17, 47, 48, 49, 80])
-@pytest.mark.parametrize("bias", [False, True])
-def test_products_in_another_order_are_the_same(num_rows: int, bias: bool) -> None:
-    generator = torch.Generator().manual_seed(num_rows)
-    x, weight_OD = torch.randn(num_rows, 24, generator=generator), torch.randn(40, 24, generator=generator)
-    want = nn.functional.linear(x, weight_OD)
-    torch.testing.assert_close(linear.product(x, weight_OD), want, atol=1e-5, rtol=0)  # float32 sums of 24 terms
-    torch.testing.assert_close(linear.product(x[None], weight_OD), want[None], atol=1e-5, rtol=0)
-    layer = nn.Linear(24, 40, bias=bias)
-    want = layer(x)
-    linear.install(nn.Sequential(layer))
-    assert type(layer) is linear.FewRowsLinear
-    torch.testing.assert_close(layer(x), want, atol=1e-5, rtol=0)

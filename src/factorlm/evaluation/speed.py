@@ -170,11 +170,11 @@ def decoding_against_transformers(
 
     from transformers import GenerationConfig
 
-    from factorlm.models.linear import FewRowsLinear
+    from factorlm.models.linear import PackedLinear
 
     other = copy.deepcopy(lm.model)
     for module in other.modules():
-        if type(module) is FewRowsLinear:
+        if type(module) is PackedLinear:
             module.__class__ = torch.nn.Linear  # type: ignore[assignment]
     other.generation_config = GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)  # no end
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from factorlm.algebra import PAD, Factor, State
 from factorlm.errors import IncompatibleError, InputError
-from factorlm.models import linear
-from factorlm.models.encoding import Encoded, Memo, as_cache
+from factorlm.models.body import KeysValues, TransformersBody, body_of
+from factorlm.models.encoding import Encoded, Memo
+from factorlm.models.linear import Packed
 from factorlm.models.span import Span
 from factorlm.text import Vocabulary, is_utf8
 from factorlm.text.tokens import vocabulary_of
@@ -44,12 +45,10 @@ class CausalLM(Factor):
         self.device = model.device
         self.unembedding_VD: Tensor = model.get_output_embeddings().weight
         self._vocabulary = vocabulary_of(tokenizer, self.unembedding_VD.shape[0], end_ids)
-        self._body = model.base_model
+        self._body = body_of(model)
         self._memo = Memo()
         self._prefixes: OrderedDict[tuple[int, ...], Encoded] = OrderedDict()
         self.num_tokens_read = 0  # run through the layers so far; prefix reuse shows here
-        if model.dtype == torch.float32 and self.device.type == "cpu":
-            linear.install(model)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -81,8 +80,8 @@ class CausalLM(Factor):
         """Raise IncompatibleError if the model's logits are more than e_v . h: a bias, a cap or a scale."""
         token_BT = torch.tensor([self.start_ids], device=self.device)
         want_V = self.model(input_ids=token_BT, use_cache=False).logits[0, -1].float()
-        got_V = self.unembed(self._run(token_BT, None, None)[0, -1])
-        self.num_tokens_read = 0
+        body, place_BT = TransformersBody(self.model), torch.arange(token_BT.shape[1], device=self.device)[None]
+        got_V = self.unembed(body(token_BT, place_BT, None, None, False)[0][0, -1])
         if float((got_V - want_V).abs().max()) > 1e-2 * float(want_V.abs().max()):
             raise IncompatibleError(
                 f"{self.name} has a bias, a cap or a scale on its logits, which heads cannot share; take another model"
@@ -133,7 +132,11 @@ class CausalLM(Factor):
     @torch.no_grad()
     def unembed(self, hidden_ND: Tensor) -> Tensor:
         """Logits e_v . h, [..., V], in float32."""
-        return linear.product(hidden_ND.to(self.unembedding_VD.dtype), self.unembedding_VD).float()
+        return self._unembedding(hidden_ND.to(self.unembedding_VD.dtype)).float()
+
+    @cached_property
+    def _unembedding(self) -> Packed:
+        return Packed([self.unembedding_VD])
 
     @torch.no_grad()
     def hidden_before(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
@@ -148,7 +151,8 @@ class CausalLM(Factor):
                 return before.hidden_BD[:, None]
             after = self._read(before, text_BT[:, :-1].to(self.device))
             return after.hidden.view[:, before.hidden.length - 1 :]
-        hidden_BTD = self._run(read_BT, read_BT != PAD, None)
+        is_token_BT = read_BT != PAD
+        hidden_BTD, _ = self._run(read_BT, None if bool(is_token_BT.all()) else is_token_BT, None, keep=False)
         return hidden_BTD[:, prefix_BT.shape[1] - 1 :]
 
     def chunks(self, hidden_ND: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -259,30 +263,23 @@ class CausalLM(Factor):
         if encoded is not None:
             is_padded = is_padded or encoded.is_padded
             is_token_BT = torch.cat([encoded.is_token_BT, is_token_BT], 1)
-        cache = as_cache(encoded, self.model.config.num_hidden_layers)
-        hidden_BTD = self._run(token_BT, is_token_BT if is_padded else None, cache)
+        before = None if encoded is None else encoded.keys_values
+        hidden_BTD, keys_values = self._run(token_BT, is_token_BT if is_padded else None, before, keep=True)
         hidden = Span.of(hidden_BTD, 1) if encoded is None else encoded.hidden.append(hidden_BTD)
-        return Encoded(tuple(layer.spans for layer in cache.layers), hidden, is_token_BT, is_padded)
+        return Encoded(keys_values, hidden, is_token_BT, is_padded)
 
-    def _run(self, token_BT: Tensor, is_token_BT: Tensor | None, cache: Any) -> Tensor:
-        """Last hidden states [B, T, D] of these tokens; is_token_BT covers the cache too, None means all are real."""
+    def _run(
+        self, token_BT: Tensor, is_token_BT: Tensor | None, read: KeysValues | None, *, keep: bool
+    ) -> tuple[Tensor, KeysValues]:
+        """See Body; is_token_BT covers what was read too, None means that all are real."""
         length = token_BT.shape[1]
         self.num_tokens_read += token_BT.numel()
         if is_token_BT is None:
-            past = 0 if cache is None else cache.get_seq_length()
+            past = read[0][0].length if read else 0
             position_BT = torch.arange(past, past + length, device=self.device)[None]
-            mask_BT = None
         else:
             position_BT = (is_token_BT.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
-            mask_BT = is_token_BT.long()
-        output = self._body(
-            input_ids=token_BT.clamp(min=0),
-            attention_mask=mask_BT,
-            position_ids=position_BT,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        return output.last_hidden_state
+        return self._body(token_BT.clamp(min=0), position_BT, is_token_BT, read, keep)
 
     def _check_tokens(self, read_BT: Tensor, prefix_BT: Tensor) -> None:
         if prefix_BT.shape[1] == 0 or bool((prefix_BT[:, -1] == PAD).any()):

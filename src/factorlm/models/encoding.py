@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
 
 from factorlm.models.span import Span
 
@@ -106,43 +105,3 @@ class Memo:
         result = make()
         self._last[kind] = (argument.clone(), weakref.ref(result))
         return result
-
-
-class SpanLayer(CacheLayerMixin):
-    """One attention layer's cache in the form that transformers wants, over a pair of spans."""
-
-    is_sliding = False
-
-    def __init__(self, spans: tuple[Span, Span] | None) -> None:
-        super().__init__()
-        self.spans = spans
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to prepare."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add keys and values [B, H, T, ...]; return all of them."""
-        if self.spans is None:
-            self.spans = (Span.of(key_states, 2), Span.of(value_states, 2))
-        else:
-            self.spans = (self.spans[0].append(key_states), self.spans[1].append(value_states))
-        return self.spans[0].view, self.spans[1].view
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Number of keys that the mask covers, and its offset."""
-        return self.get_seq_length() + query_length, 0
-
-    def get_seq_length(self) -> int:
-        """Entries held."""
-        return 0 if self.spans is None else self.spans[0].length
-
-    def get_max_length(self) -> int:
-        """No limit of its own."""
-        return -1
-
-
-def as_cache(encoded: Encoded | None, num_layers: int) -> Cache:
-    """A transformers cache that continues from this encoding."""
-    spans = [None] * num_layers if encoded is None else encoded.keys_values
-    return Cache(layers=[SpanLayer(pair) for pair in spans])

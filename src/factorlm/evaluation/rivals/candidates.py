@@ -14,7 +14,8 @@ from torch import Tensor
 
 from factorlm.algebra import PAD, Factor, State
 from factorlm.models import CausalLM
-from factorlm.models.encoding import Encoded, SpanLayer
+from factorlm.models.body import SpanLayer
+from factorlm.models.encoding import Encoded
 from factorlm.text import Vocabulary
 
 REMEMBERED = 20_000  # rows whose weights are kept: what was written is read again for its likelihood
