@@ -48,6 +48,21 @@ def test_a_cut_span_may_grow_again_without_hurting_the_uncut() -> None:
     assert torch.equal(same.append(numbers(2, 1)).view[:, :5], span.append(numbers(2, 1, seed=3)).view[:, :5])
 
 
+def test_what_nobody_holds_is_written_over_where_that_is_allowed() -> None:
+    whole = numbers(2, 5)
+    span = Span.of(whole, 1)
+    longer = span.append(numbers(2, 1, seed=1))
+    buffer, short = span.buffer, span.cut(2)
+    assert longer.cut(3).append(numbers(2, 1, seed=2), reuse=True).buffer is not buffer  # two longer ones are held
+    del longer
+    assert short.append(numbers(2, 1, seed=2), reuse=True).buffer is not buffer  # one is
+    del span
+    assert short.append(numbers(2, 1, seed=2)).buffer is not buffer  # not allowed
+    regrown = short.append(numbers(2, 1, seed=2), reuse=True)
+    assert regrown.buffer is buffer
+    assert torch.equal(regrown.view, torch.cat([whole[:, :3], numbers(2, 1, seed=2)], 1))
+
+
 def test_a_full_buffer_moves_and_doubles() -> None:
     rows = numbers(1, 3 * SMALLEST_CAPACITY)
     span = Span.of(rows[:, :1], 1)
@@ -79,8 +94,9 @@ def test_gathered_takes_an_entry_at_each_place(dim: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(("append", "cut", "rows")), st.integers(0, 99), st.integers(0, 3))))
-def test_any_history_equals_plain_tensors(history: list[tuple[str, int, int]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(("append", "cut", "rows", "forget")), st.integers(0, 99), st.integers(0, 3))),
+       st.booleans())  # fmt: skip
+def test_any_history_equals_plain_tensors(history: list[tuple[str, int, int]], reuse: bool) -> None:
     """The twin keeps a tensor of its own for every span ever made."""
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(2, 3, generator=generator)
@@ -89,10 +105,13 @@ def test_any_history_equals_plain_tensors(history: list[tuple[str, int, int]]) -
         span, twin = known[which % len(known)]
         if act == "append":
             new = torch.randn(2, size * 20, generator=generator)
-            known.append((span.append(new), torch.cat([twin, new], 1)))
+            known.append((span.append(new, reuse=reuse), torch.cat([twin, new], 1)))
         elif act == "cut":
             num_cut = min(size, span.length)
             known.append((span.cut(num_cut), twin[:, : span.length - num_cut]))
+        elif act == "forget":
+            del span
+            known[which % len(known)] = known[0]
         else:
             row_R = torch.tensor([size % 2, 0])
             known.append((span.rows(row_R), twin[row_R]))

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,17 +20,27 @@ if TYPE_CHECKING:
 PAD = -1  # fills ragged batches of tokens: prefixes on the left, texts on the right
 
 
-@dataclass(frozen=True, eq=False)
 class State:
     """What a factor knows after reading a prefix. Never changed in place: an old state stays good.
 
-    Attributes:
-        log_weight_BV: of each next token, in nats; -inf is impossible.
+    Args:
+        log_weight: of each next token, or what computes it when somebody asks: states that are only gone on from
+            (after a wrong guess, say) then cost nothing.
         memory: caches and counters, whose tensors have B rows each.
     """
 
-    log_weight_BV: Tensor
-    memory: Any = ()
+    __slots__ = ("_log_weight", "memory")
+
+    def __init__(self, log_weight: Tensor | Callable[[], Tensor], memory: Any = ()) -> None:
+        self._log_weight = log_weight
+        self.memory = memory
+
+    @property
+    def log_weight_BV(self) -> Tensor:
+        """Log weight of each next token, in nats; -inf is impossible."""
+        if not isinstance(self._log_weight, Tensor):
+            self._log_weight = self._log_weight()
+        return self._log_weight
 
 
 class Factor(ABC):
@@ -130,9 +140,11 @@ class Factor(ABC):
 
 
 def select_rows(memory: Any, row_R: Tensor) -> Any:
-    """Take these rows of every tensor in a nest of tuples, dicts and dataclasses."""
+    """Take these rows of every tensor in a nest of tuples, dicts, states and dataclasses."""
     if isinstance(memory, Tensor):
         return memory[row_R]
+    if isinstance(memory, State):
+        return State(memory.log_weight_BV[row_R], select_rows(memory.memory, row_R))
     if isinstance(memory, tuple):
         return tuple(select_rows(item, row_R) for item in memory)
     if isinstance(memory, dict):

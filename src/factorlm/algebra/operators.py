@@ -70,7 +70,7 @@ class Combination(Factor):
             yield self.combine(torch.stack(parts))
 
     def _joined(self, states: tuple[State, ...]) -> State:
-        return State(self.combine(torch.stack([s.log_weight_BV for s in states])), states)
+        return State(lambda: self.combine(torch.stack([s.log_weight_BV for s in states])), states)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,8 +196,9 @@ class Mixture(Factor):
         return log_normalize(state.memory[1][:, -1])
 
     def _joined(self, states: tuple[State, ...], joint_BTK: Tensor) -> State:
-        log_weight_BV = _averaged(joint_BTK[:, -1], torch.stack([s.log_weight_BV for s in states]))
-        return State(log_weight_BV, (states, joint_BTK))
+        return State(
+            lambda: _averaged(joint_BTK[:, -1], torch.stack([s.log_weight_BV for s in states])), (states, joint_BTK)
+        )
 
 
 def _averaged(joint_BK: Tensor, log_weight_KBV: Tensor) -> Tensor:
@@ -268,7 +269,7 @@ class Power(Factor):
         return scale(log_weight_BT, exponent[:, None] if exponent.ndim else exponent)
 
     def _raised(self, inner: State, exponent_B: Tensor) -> State:
-        return State(scale(inner.log_weight_BV, exponent_B[:, None]), (inner, exponent_B))
+        return State(lambda: scale(inner.log_weight_BV, exponent_B[:, None]), (inner, exponent_B))
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,7 +319,7 @@ class LocalProduct(Factor):
             yield log_normalize(log_weight_BV)
 
     def _normalized(self, inner: State) -> State:
-        return State(log_normalize(inner.log_weight_BV), inner)
+        return State(lambda: log_normalize(inner.log_weight_BV), inner)
 
 
 @dataclass(frozen=True, eq=False)

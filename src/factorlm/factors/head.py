@@ -126,7 +126,7 @@ class Head(Factor):
         return self.lm.unembed(self.weights(hidden_ND.float()))
 
     def _state(self, encoded: Encoded) -> State:
-        return State(self.potential(encoded.hidden_BD), encoded)
+        return State(lambda: self.potential(encoded.hidden_BD), encoded)
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,6 @@ class HeadedModel(Factor):
         encoded, exponent_BK = state.memory
         return self._state(self.lm.advance(encoded, token_B[:, None]), exponent_BK)
 
-    @torch.no_grad()
     def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
         """See Factor."""
         encoded, exponent_BK = state.memory
@@ -90,10 +89,10 @@ class HeadedModel(Factor):
         hidden_ND = hidden_ND.float()
         return hidden_ND + self.stack.shift(hidden_ND, exponent_NK)
 
-    @torch.no_grad()
     def _state(self, encoded: Encoded, exponent_BK: Tensor) -> State:
-        return State(self._log_weight(encoded.hidden_BD, exponent_BK), (encoded, exponent_BK))
+        return State(lambda: self._log_weight(encoded.hidden_BD, exponent_BK), (encoded, exponent_BK))
 
+    @torch.no_grad()
     def _log_weight(self, hidden_ND: Tensor, exponent_NK: Tensor) -> Tensor:
         """Of what follows each state, [N, V]."""
         return self.lm.unembed(self.shifted(hidden_ND, exponent_NK)).log_softmax(-1)
@@ -111,6 +110,7 @@ class HeadedProduct(HeadedModel):
         terms = [Term(head, exponent) for head, exponent in zip(self.heads, self.exponents, strict=True)]
         return unflatten([Term(self.lm), *terms]).score(prefix_BT, text_BT)
 
+    @torch.no_grad()
     def _log_weight(self, hidden_ND: Tensor, exponent_NK: Tensor) -> Tensor:
         both_MV = self.lm.unembed(torch.cat([self.shifted(hidden_ND, exponent_NK), hidden_ND.float()]))
         logit_NV, base_NV = both_MV.chunk(2)

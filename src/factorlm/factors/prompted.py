@@ -77,7 +77,6 @@ class PromptedModel(Factor):
         token_N1 = token_B.repeat(condition_BC.shape[1])[:, None]
         return self._state(self.lm.advance(encoded, token_N1), condition_BC, head_BK)
 
-    @torch.no_grad()
     def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
         """See Factor."""
         encoded, condition_BC, head_BK = state.memory
@@ -106,11 +105,14 @@ class PromptedModel(Factor):
         """See Factor."""
         return self.twin.score(prefix_BT, text_BT)
 
-    @torch.no_grad()
     def _state(self, encoded: Encoded, condition_BC: Tensor, head_BK: Tensor) -> State:
-        hidden_CBD = encoded.hidden_BD.unflatten(0, (condition_BC.shape[1], -1))
-        return State(self._log_prob(hidden_CBD, condition_BC, head_BK), (encoded, condition_BC, head_BK))
+        def log_prob() -> Tensor:
+            hidden_CBD = encoded.hidden_BD.unflatten(0, (condition_BC.shape[1], -1))
+            return self._log_prob(hidden_CBD, condition_BC, head_BK)
 
+        return State(log_prob, (encoded, condition_BC, head_BK))
+
+    @torch.no_grad()
     def _log_prob(self, hidden_CND: Tensor, condition_NC: Tensor, head_NK: Tensor) -> Tensor:
         """Of what follows some states, [N, V]."""
         hidden_CND = hidden_CND.float()

@@ -83,7 +83,8 @@ class SpanLayer(CacheLayerMixin):
         if self.spans is None:
             self.spans = (Span.of(key_states, 2), Span.of(value_states, 2))
         else:
-            self.spans = (self.spans[0].append(key_states), self.spans[1].append(value_states))
+            key, value = self.spans
+            self.spans = (key.append(key_states, reuse=True), value.append(value_states, reuse=True))
         return self.spans[0].view, self.spans[1].view
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -213,7 +213,7 @@ class CausalLM(Factor):
         return encoded.memo.get("log_prob", key, lambda: self.unembed(encoded.hidden_BD).log_softmax(-1))
 
     def _state(self, encoded: Encoded) -> State:
-        return State(self.log_prob(encoded), encoded)
+        return State(lambda: self.log_prob(encoded), encoded)
 
     def _encode(self, prefix_BT: Tensor) -> Encoded:
         self._check_tokens(prefix_BT, prefix_BT)

@@ -86,7 +86,7 @@ class LlamaBody:
             value = joint[:, :, self.num_heads + self.num_keys :].transpose(1, 2)
             if keep:
                 pair = (Span.of(key, 2), Span.of(value, 2)) if read is None else (
-                    read[number][0].append(key), read[number][1].append(value))  # fmt: skip
+                    read[number][0].append(key, reuse=True), read[number][1].append(value, reuse=True))  # fmt: skip
                 kept.append(pair)
                 key, value = pair[0].view, pair[1].view
             query = turned[:, :, : self.num_heads].transpose(1, 2)

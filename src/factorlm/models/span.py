@@ -1,8 +1,9 @@
 """Caches that only grow: a state never changes, yet adding a token copies nothing.
 
 A span is the first `length` entries of a buffer. Adding to the span that ends where the buffer is filled writes behind
-it; adding to an older one copies it first. So every state stays good for as long as somebody holds it (prefix reuse,
-search and speculation need that), while plain decoding pays no copy.
+it; adding to an older one copies it first, unless nobody holds what came behind it. So every state stays good for as
+long as somebody holds it (prefix reuse, search and speculation need that), while plain decoding, and going on after a
+wrong guess, pay no copy.
 """
 
 # Axes: B batch, R rows chosen, T time; other axes are those of the entries.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ class Buffer:
         self.storage.narrow(dim, 0, start.shape[dim]).copy_(start)
         self.filled = start.shape[dim]
         self.capacity = capacity
+        self.spans: WeakSet[Span] = WeakSet()
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,9 @@ class Span:
     buffer: Buffer
     length: int
     dim: int
+
+    def __post_init__(self) -> None:
+        self.buffer.spans.add(self)
 
     @classmethod
     def of(cls, start: Tensor, dim: int) -> Span:
@@ -65,11 +71,18 @@ class Span:
         """The entries, not copied; not to be written to."""
         return self.buffer.storage.narrow(self.dim, 0, self.length)
 
-    def append(self, new: Tensor) -> Span:
-        """The span with these entries behind it."""
+    def append(self, new: Tensor, *, reuse: bool = False) -> Span:
+        """The span with these entries behind it.
+
+        Args:
+            new: the entries.
+            reuse: write over entries behind this span that no span holds any more; only where nobody keeps a `view`
+                without its span.
+        """
         end = self.length + new.shape[self.dim]
         buffer = self.buffer
-        if buffer.filled != self.length or end > buffer.capacity:
+        is_free = buffer.filled == self.length or (reuse and all(s.length <= self.length for s in buffer.spans))
+        if not is_free or end > buffer.capacity:
             buffer = Buffer(self.view, self.dim, max(SMALLEST_CAPACITY, 2 * end))
         buffer.storage.narrow(self.dim, self.length, new.shape[self.dim]).copy_(new)
         buffer.filled = end
