@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 import torch
 
-from factorlm.algebra import Factor, Mixture, local_product
+from factorlm.algebra import Factor, LocalProduct, Mixture, leaves, local_product
+from factorlm.errors import InputError
+from factorlm.factors.contrast import contrast
 from factorlm.factors.head import Head
 from factorlm.factors.prompt import UnboundPrompt
-from factorlm.inference.draw import Sampling, generator_of
+from factorlm.inference.drafts import Draft, ModelDraft, PromptLookup, cheap_part
+from factorlm.inference.draw import Sampling, generator_of, proposal
 from factorlm.inference.local import Row, sample_local
-from factorlm.inference.speculation import Draft, PromptLookup, Tally, sample_speculative
+from factorlm.inference.speculation import Tally, corrected, sample_speculative
 from factorlm.models import CausalLM
 from factorlm.models.table import Table, random_table
 from factorlm.text import TextStream
@@ -161,3 +164,87 @@ def test_caches_hold_no_columns_of_padding_alone(tiny_lm: CausalLM) -> None:
         state = tiny_lm.trim(state, torch.tensor(cut))
         assert bool(state.memory.is_token_BT.any(0).all())
     assert state.memory.hidden.length == int(state.memory.num_tokens_B.max())
+
+
+# Guesses that a model draws
+
+
+def law(model: Factor, sampling: Sampling, text: tuple[int, ...] = ()) -> dict[tuple[int, ...], float]:
+    """Probability of every text that token by token sampling can write."""
+    if text and text[-1] in model.vocabulary.end_ids:
+        return {text: 1.0}
+    state = model.start(torch.tensor([text], dtype=torch.long))
+    read_BT = torch.tensor([text], dtype=torch.long) if text else None
+    prob_V = proposal(state.log_weight_BV, sampling, read_BT, model.vocabulary)[0].exp().tolist()
+    return {
+        whole: prob * p
+        for token, p in enumerate(prob_V)
+        if p > 0
+        for whole, prob in law(model, sampling, (*text, token)).items()
+    }
+
+
+@pytest.mark.parametrize(
+    "sampling", [PLAIN, Sampling(temperature=0.7, top_k=2), Sampling(repetition_penalty=1.5)]
+)  # fmt: skip
+@pytest.mark.parametrize("num_tokens", [1, 3, 6])
+def test_drawn_guesses_leave_the_law_alone(sampling: Sampling, num_tokens: int, chi_square: ChiSquare) -> None:
+    """One false alarm in a million each."""
+    target, draft = table(1) * table(2) ** 1.5, ModelDraft(table(1), num_tokens)
+    rows, tally = rows_of([[]] * 4000), Tally()
+    list(sample_speculative(target, rows, draft, max_tokens=10, sampling=sampling, tally=tally))
+    count = Counter(tuple(row.token_ids) for row in rows)
+    assert 0 < tally.num_right < tally.num_guessed
+    assert chi_square(count, law(LocalProduct(target), sampling)) > 1e-6
+
+
+def test_a_drawn_guess_is_kept_as_often_as_the_laws_overlap() -> None:
+    target_V, draft_V = torch.tensor([0.5, 0.2, 0.3, 0.0]).log(), torch.tensor([0.1, 0.6, 0.2, 0.1]).log()
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(draft_V.exp(), 40_000, replacement=True, generator=generator).tolist()
+    after = [corrected(token, target_V, draft_V, generator) for token in drawn]
+    kept = sum(a == b for a, b in zip(drawn, after, strict=True)) / len(drawn)
+    overlap = float(torch.minimum(target_V.exp(), draft_V.exp()).sum())
+    assert kept == pytest.approx(overlap, abs=5 * 0.5 / len(drawn) ** 0.5)
+    for token, prob in enumerate(target_V.exp().tolist()):
+        assert after.count(token) / len(after) == pytest.approx(prob, abs=5 * 0.5 / len(drawn) ** 0.5)
+
+
+def test_a_perfect_draft_is_always_right_and_takes_few_passes() -> None:
+    rows, tally = rows_of([[]] * 20), Tally()
+    list(sample_speculative(table(0), rows, ModelDraft(table(0), 4), max_tokens=10, sampling=PLAIN, tally=tally))
+    assert tally.acceptance == 1.0
+    assert tally.num_passes < max(len(row.token_ids) for row in rows)
+
+
+def test_a_draft_for_a_language_model_follows_rows_of_all_lengths(tiny_lm: CausalLM, make_head: MakeHead) -> None:
+    """Greedy, so that the texts must be those of plain sampling, and the draft is cut back and read on all the time."""
+    factor = tiny_lm * make_head(3) ** 1.5 * UnboundPrompt("calm", None, "be good").bind(tiny_lm) ** 0.5
+    prompts = [[0], [0, 5, 6, 7], [0, 30], [0, *range(4, 24)]]
+    plain, quick, greedy = rows_of(prompts), rows_of(prompts), Sampling(temperature=0)
+    list(sample_local(factor, plain, max_tokens=16, sampling=greedy))
+    tally, draft = Tally(), ModelDraft(cheap_part(factor))
+    list(sample_speculative(factor, quick, draft, max_tokens=16, sampling=greedy, tally=tally))
+    assert [row.token_ids for row in quick] == [row.token_ids for row in plain]
+    assert 0 < tally.acceptance < 1
+    assert tally.num_passes < max(len(row.token_ids) for row in plain)
+
+
+def test_the_same_seed_draws_the_same(tiny_lm: CausalLM, make_head: MakeHead) -> None:
+    factor = tiny_lm * UnboundPrompt("calm", None, "be good").bind(tiny_lm) ** 0.5
+    runs = [rows_of([[0], [0, 5, 6]]) for _ in range(2)]
+    for rows in runs:
+        list(sample_speculative(factor, rows, ModelDraft(tiny_lm), max_tokens=12, sampling=PLAIN))
+    assert [row.token_ids for row in runs[0]] == [row.token_ids for row in runs[1]]
+
+
+def test_the_cheap_part_keeps_what_costs_no_pass(tiny_lm: CausalLM, fresh_lm: CausalLM, make_head: MakeHead) -> None:
+    head, calm = make_head(2), UnboundPrompt("calm", None, "be good").bind(tiny_lm)
+    kept = cheap_part(LocalProduct(tiny_lm * head**2.0 * calm**0.5 * contrast("c", fresh_lm, tiny_lm) ** 0.3))
+    assert {id(leaf) for leaf in leaves(kept)} == {id(tiny_lm), id(head)}
+    with pytest.raises(InputError, match="leaves out"):
+        cheap_part(tiny_lm * head)
+    with pytest.raises(InputError, match="needs a base"):
+        cheap_part(tiny_lm**2.0 * calm)
+    with pytest.raises(InputError, match="at least 1 token"):
+        ModelDraft(tiny_lm, 0)

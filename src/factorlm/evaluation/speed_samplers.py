@@ -24,10 +24,11 @@ from factorlm.evaluation.workbench import Progress
 from factorlm.factors.grammar import Grammar, regex_grammar
 from factorlm.factors.headed import fuse
 from factorlm.factors.prompt import UnboundPrompt
+from factorlm.inference.drafts import PromptLookup
 from factorlm.inference.draw import Sampling, generator_of
 from factorlm.inference.local import Row, sample_local
 from factorlm.inference.particles import Particles, sample_particles
-from factorlm.inference.speculation import PromptLookup, sample_speculative
+from factorlm.inference.speculation import sample_speculative
 from factorlm.models import CausalLM
 from factorlm.text import TextStream
 

@@ -1,5 +1,6 @@
 """Compositions at work: drawing texts, scoring them, and explaining what each factor did."""
 
+from factorlm.inference.drafts import ModelDraft, PromptLookup, cheap_part
 from factorlm.inference.draw import Sampling
 from factorlm.inference.explanation import Explanation
 from factorlm.inference.local import sample_local
@@ -8,11 +9,12 @@ from factorlm.inference.particles import Particles, sample_particles
 from factorlm.inference.population import Population
 from factorlm.inference.reading import Reading, read
 from factorlm.inference.results import Response, Score
-from factorlm.inference.speculation import PromptLookup, sample_speculative
+from factorlm.inference.speculation import sample_speculative
 
 __all__ = [
     "Explanation",
     "Model",
+    "ModelDraft",
     "Particles",
     "Population",
     "PromptLookup",
@@ -20,6 +22,7 @@ __all__ = [
     "Response",
     "Sampling",
     "Score",
+    "cheap_part",
     "interpolate",
     "load",
     "mix",

@@ -121,6 +121,27 @@ def draw_rows(
     Raises:
         DeadEndError: if every next token of a row is impossible.
     """
+    if sampling.temperature == 0 and read_RT is None:
+        _check_alive(log_prob_RV, rows)
+        return log_prob_RV.argmax(-1)
+    uniform_R = torch.stack([torch.rand((), generator=row.generator, dtype=torch.float64) for row in rows])
+    return draw(proposal_rows(log_prob_RV, rows, sampling, read_RT, vocabulary), uniform_R)
+
+
+def proposal_rows(
+    log_prob_RV: Tensor, rows: Sequence[Row], sampling: Sampling, read_RT: Tensor | None, vocabulary: Vocabulary
+) -> Tensor:
+    """Log probabilities [R, V] that the token of each row is drawn with.
+
+    Raises:
+        DeadEndError: if every next token of a row is impossible.
+    """
+    _check_alive(log_prob_RV, rows)
+    read_RT = None if read_RT is None else read_RT.to(log_prob_RV.device)
+    return proposal(log_prob_RV, sampling, read_RT, vocabulary)
+
+
+def _check_alive(log_prob_RV: Tensor, rows: Sequence[Row]) -> None:
     dead_R = log_prob_RV.amax(-1) == -torch.inf
     if bool(dead_R.any()):
         written = len(rows[int(dead_R.nonzero()[0])].token_ids)
@@ -128,8 +149,3 @@ def draw_rows(
             f"every next token is impossible after {written} generated tokens; a factor bans all of them: "
             "allow some words again or take a factor away"
         )
-    if sampling.temperature == 0 and read_RT is None:
-        return log_prob_RV.argmax(-1)
-    read_RT = None if read_RT is None else read_RT.to(log_prob_RV.device)
-    uniform_R = torch.stack([torch.rand((), generator=row.generator, dtype=torch.float64) for row in rows])
-    return draw(proposal(log_prob_RV, sampling, read_RT, vocabulary), uniform_R)

@@ -33,6 +33,7 @@ from factorlm.errors import IncompatibleError, InputError
 from factorlm.factors.features import Report, quiet
 from factorlm.factors.named import factor as named_factor
 from factorlm.factors.unbound import bind
+from factorlm.inference.drafts import Draft, ModelDraft
 from factorlm.inference.draw import Sampling, generator_of
 from factorlm.inference.explanation import Explanation
 from factorlm.inference.local import Row
@@ -40,7 +41,6 @@ from factorlm.inference.particles import Particles, sample_particles
 from factorlm.inference.population import Population
 from factorlm.inference.reading import Reading, read
 from factorlm.inference.results import Response, Score
-from factorlm.inference.speculation import Draft
 from factorlm.inference.stream import Stream, responses_of
 from factorlm.inference.strengths import exponent_of
 from factorlm.models import CausalLM
@@ -131,7 +131,7 @@ class Model:
         explain: bool = False,
         particles: Particles | None = None,
         twist: Factor | None = None,
-        draft: Draft | None = None,
+        draft: Draft | ModelDraft | None = None,
         report: Report = quiet,
     ) -> list[Response]:
         """Continue each prompt n times; responses come prompt by prompt.
@@ -200,7 +200,7 @@ class Model:
         strengths: Mapping[str, ByRow] | None = None,
         exponents: Mapping[str, ByRow] | None = None,
         chat: bool = False,
-        draft: Draft | None = None,
+        draft: Draft | ModelDraft | None = None,
     ) -> Stream:
         """As `generate`, but gives out text as it becomes certain, in whole characters: iterate over the result.
 

@@ -10,11 +10,12 @@ import torch
 
 from factorlm.algebra import flatten, pad_left, pad_right, unflatten
 from factorlm.factors.sequence import Check
+from factorlm.inference.drafts import Draft, ModelDraft
 from factorlm.inference.explanation import Explanation
 from factorlm.inference.local import Event, Row, sample_local
 from factorlm.inference.reading import read, read_base
 from factorlm.inference.results import Response
-from factorlm.inference.speculation import Draft, Tally, sample_speculative
+from factorlm.inference.speculation import Tally, sample_speculative
 
 if TYPE_CHECKING:
     from factorlm.algebra import Factor
@@ -38,7 +39,7 @@ class Stream(Iterator[Event]):
         prompts: list[str],
         max_tokens: int,
         sampling: Sampling,
-        draft: Draft | None = None,
+        draft: Draft | ModelDraft | None = None,
     ) -> None:
         self.rows = rows
         self.tally = Tally()
