@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from factorlm.algebra import Interpolation, LocalProduct, Mixture
     from factorlm.factors import factor, grammar, lexicon, prompt
-    from factorlm.inference import Model, Particles, PromptLookup, Sampling, interpolate, load, mix
+    from factorlm.inference import (
+        Model,
+        ModelDraft,
+        Particles,
+        PromptLookup,
+        Sampling,
+        cheap_part,
+        interpolate,
+        load,
+        mix,
+    )
 
 __version__ = "0.1.0"
 
@@ -24,9 +34,11 @@ _HOMES = {
     "LocalProduct": "factorlm.algebra",
     "Mixture": "factorlm.algebra",
     "Model": "factorlm.inference",
+    "ModelDraft": "factorlm.inference",
     "Particles": "factorlm.inference",
     "PromptLookup": "factorlm.inference",
     "Sampling": "factorlm.inference",
+    "cheap_part": "factorlm.inference",
     "factor": "factorlm.factors",
     "grammar": "factorlm.factors",
     "interpolate": "factorlm.inference",
@@ -41,10 +53,12 @@ __all__ = [
     "LocalProduct",
     "Mixture",
     "Model",
+    "ModelDraft",
     "Particles",
     "PromptLookup",
     "Sampling",
     "__version__",
+    "cheap_part",
     "factor",
     "grammar",
     "interpolate",

@@ -78,6 +78,15 @@ def test_generate_speculates_without_changing_the_text(run: Run) -> None:
     assert "guesses right" in quick.err
 
 
+def test_generate_lets_the_base_guess(run: Run) -> None:
+    words = ["generate", "One day", "--max-tokens", "8", "--dtype", "float32", "--temperature", "0"]
+    words += ["--model", 'smollm2 * prompt("Write about the sea.") ^ 0.5']
+    plain, quick = run(*words), run(*words, "--speculate", "--draft", "base")
+    assert quick.status == 0, quick.err
+    assert quick.out == plain.out
+    assert "guesses right" in quick.err
+
+
 def test_generate_keeps_to_a_language(run: Run, tmp_path: Path) -> None:
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}')

@@ -289,6 +289,8 @@ def test_bench_prints_ratios_and_json(tiny_folder: Path, capsys: pytest.CaptureF
         (8, 0),
         (16, 1),
         (1, 0),
+        (1, 0),
+        (1, 0),
     ]
     kept = {"benchmark", "rank", "ratio", "lowest", "highest", "num_repeats", "ms_per_token", "other_ms_per_token",
             "head_bytes", "encoder_bytes", "number_format", "machine"}  # fmt: skip

@@ -84,6 +84,7 @@ def scoring(
 def samplers(as_json: Json = False, model: ModelName = "smollm2", repeats: Repeats = 9, noise: Noise = False) -> None:
     """Instructions in one batch, grammars, particles and guesses against the plain way."""
     from factorlm.cli.terminal import progress
+    from factorlm.evaluation import speed_drafts
     from factorlm.evaluation import speed_samplers as speed
     from factorlm.models.loading import load_model
 
@@ -95,7 +96,9 @@ def samplers(as_json: Json = False, model: ModelName = "smollm2", repeats: Repea
         functools.partial(speed.grammar_against_none, lm, 1),
         functools.partial(speed.grammar_against_none, lm, 8),
         functools.partial(speed.particles_against_samples, lm),
-        functools.partial(speed.guesses_against_none, lm),
+        functools.partial(speed_drafts.guesses_by_lookup, lm),
+        functools.partial(speed_drafts.guesses_by_lookup, lm, 4),
+        functools.partial(speed_drafts.guesses_by_the_base, lm),
     ]
     for run in runs:
         with progress() as report:

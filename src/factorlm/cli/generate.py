@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from factorlm.algebra import Factor
     from factorlm.factors.doses import Choice
-    from factorlm.inference import Model, PromptLookup, Response, Sampling
+    from factorlm.inference import Model, ModelDraft, PromptLookup, Response, Sampling
 
 SAMPLERS = ("local", "smc", "importance", "metropolis")
+DRAFTS = ("lookup", "base")
 OVERSHOOT = 1.3  # times what factors move the base one by one: worth a warning
 
 
@@ -40,6 +41,7 @@ def generate(
     ess: options.Ess = 0.5,
     limit: options.Limit = "end",
     speculate: options.Speculate = False,
+    draft: options.Draft = "lookup",
     temperature: options.Temperature = 1.0,
     top_k: options.TopK = 0,
     top_p: options.TopP = 1.0,
@@ -65,15 +67,17 @@ def generate(
     from factorlm.cli.terminal import notes, print_json, progress, read_prompt, sampling_of, write_file
     from factorlm.errors import InputError, UnknownNameError
     from factorlm.factors.features import quiet
-    from factorlm.inference import PromptLookup
     from factorlm.inference.expression import compose
 
     if sampler not in SAMPLERS:
         raise UnknownNameError.of("sampler", sampler, SAMPLERS)
     population = particles_of(sampler, particles, resampling, ess, limit)
+    if draft not in DRAFTS:
+        raise UnknownNameError.of("draft", draft, DRAFTS)
+    if draft != "lookup" and not speculate:
+        raise InputError(f"--draft {draft} is for --speculate, which was not given; add it")
     if speculate and population is not None:
         raise InputError(f"--speculate is for the local sampler, got --sampler {sampler}; leave one out")
-    draft = PromptLookup() if speculate else None
     choices = faders.chosen(faders.parse_targets(target))
     wanted = faders.parse(factor + [f"{name}={choice.strength!r}" for name, choice in choices.items()])
     sampling = sampling_of(
@@ -95,15 +99,16 @@ def generate(
     composed = _fitted(faders.compose(plain, wanted), choices, budget, decorrelate)
     if language is not None:
         composed = composed * language
+    guesses = _guesses(composed, draft) if speculate else None
     with_explanation = explain or html is not None
     if n == 1 and not as_json and population is None:
-        response = _stream(composed, prompt, max_tokens, seed, sampling, chat, explain, with_explanation, draft)
+        response = _stream(composed, prompt, max_tokens, seed, sampling, chat, explain, with_explanation, guesses)
         responses = [response]
     else:
         with progress() as report:
             responses = composed.generate(
                 prompt, n=n, max_tokens=max_tokens, seed=seed, sampling=sampling, chat=chat, explain=with_explanation,
-                particles=population, draft=draft, report=report if population else quiet,
+                particles=population, draft=guesses, report=report if population else quiet,
             )  # fmt: skip
         for number, response in enumerate(responses, 1):
             if as_json:
@@ -117,6 +122,12 @@ def generate(
 
         explanations = [r.explanation for r in responses if r.explanation is not None]
         write_file(html, page("What each factor did", explanations))
+
+
+def _guesses(model: Model, draft: str) -> PromptLookup | ModelDraft:
+    from factorlm.inference.drafts import ModelDraft, PromptLookup, cheap_part
+
+    return PromptLookup() if draft == "lookup" else ModelDraft(cheap_part(model.factor))
 
 
 def _fitted(model: Model, choices: dict[str, Choice], budget: float | None, decorrelate: bool) -> Model:
@@ -204,7 +215,7 @@ def _stream(
     chat: bool,
     explain: bool,
     with_explanation: bool,
-    draft: PromptLookup | None,
+    draft: PromptLookup | ModelDraft | None,
 ) -> Response:
     from factorlm.cli.terminal import console, notes, stream_coloured
 

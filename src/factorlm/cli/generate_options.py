@@ -48,7 +48,15 @@ Ess = Annotated[
 Limit = Annotated[
     str, sampler_option("--limit", help="With particles, at the last token: end forces an end, cut does not.")
 ]
-Speculate = Annotated[bool, sampler_option("--speculate", help="Guess what repeats: the same text, sooner.")]
+Speculate = Annotated[
+    bool, sampler_option("--speculate", help="Guess several tokens and check them together: the same, sooner.")
+]
+Draft = Annotated[
+    str,
+    sampler_option(
+        "--draft", help="What guesses: lookup (what repeats) or base (the model without further models and prompts)."
+    ),
+]
 Temperature = Annotated[float, rule_option("--temperature", help="0 takes the most probable token.")]
 TopK = Annotated[int, rule_option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")]
 TopP = Annotated[float, rule_option("--top-p", help="Keep the most probable tokens up to this mass.")]

@@ -1,4 +1,4 @@
-"""Speed of instructions, grammars, particles and guesses, as ratios within one run; see `harness`."""
+"""Speed of instructions, grammars and particles, as ratios within one run; see `harness`."""
 
 # Axes: B batch, T time.
 
@@ -24,11 +24,9 @@ from factorlm.evaluation.workbench import Progress
 from factorlm.factors.grammar import Grammar, regex_grammar
 from factorlm.factors.headed import fuse
 from factorlm.factors.prompt import UnboundPrompt
-from factorlm.inference.drafts import PromptLookup
 from factorlm.inference.draw import Sampling, generator_of
 from factorlm.inference.local import Row, sample_local
 from factorlm.inference.particles import Particles, sample_particles
-from factorlm.inference.speculation import sample_speculative
 from factorlm.models import CausalLM
 from factorlm.text import TextStream
 
@@ -38,13 +36,14 @@ INSTRUCTIONS = (
     "Write as a travel guide would.",
 )  # fmt: skip
 EXPONENT = 0.4
-# Texts that repeat themselves, as edits and lists do.
-COPIES = (
-    "Correct the spelling: The quick brown fox jumps over the lazy dog. Corrected: The quick brown fox",
-    "alpha 1, beta 2, gamma 3, delta 4; alpha 1, beta 2, gamma 3, delta 4; alpha 1, beta 2,",
-    "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n    return a - b\n\ndef add(a, b):\n    return",
-)
-LONG = 48  # tokens of a text with guesses
+
+
+def under_instructions(lm: CausalLM, number: int) -> Factor:
+    """The product of a model and what instructions make of it."""
+    product: Factor = lm
+    for n, instruction in enumerate(INSTRUCTIONS[:number]):
+        product = product * UnboundPrompt(f"prompt{n}", None, instruction).bind(lm) ** EXPONENT
+    return product
 
 
 def instructions_together(
@@ -52,10 +51,7 @@ def instructions_together(
     report: Progress,
 ) -> SpeedRecord:  # fmt: skip
     """Speed of decoding under instructions that share a pass over reading each for itself; both write the same."""
-    product: Factor = lm
-    for n, instruction in enumerate(INSTRUCTIONS[:num_prompts]):
-        product = product * UnboundPrompt(f"prompt{n}", None, instruction).bind(lm) ** EXPONENT
-    apart = LocalProduct(product)
+    apart = LocalProduct(under_instructions(lm, num_prompts))
     together = fuse(apart)
     timing = compare_speed(
         f"{num_prompts} instructions, batch {batch_size}",
@@ -140,41 +136,3 @@ def particles_against_samples(
         report=report,
     )
     return record_of(f"time, {number} particles / as many plain samples", lm, heads, 0, number, timing)
-
-
-def guesses_against_none(
-    lm: CausalLM, *, num_repeats: int = 9, with_noise: bool = False, report: Progress
-) -> SpeedRecord:
-    """Speed of greedy decoding with guesses from the text itself, where texts repeat, over decoding without."""
-
-    def write(prompts: list[list[int]], draft: PromptLookup | None) -> Written:
-        found = []
-        for prompt in prompts:
-            row = Row(prompt, generator_of(0, prompt, 0), TextStream())
-            how = {"max_tokens": LONG, "sampling": Sampling(temperature=0)}
-            run = (
-                sample_local(lm, [row], **how)  # type: ignore[arg-type]
-                if draft is None
-                else sample_speculative(lm, [row], draft, **how)  # type: ignore[arg-type]
-            )
-            for _ in run:
-                pass
-            found.append(row.token_ids + [lm.vocabulary.end_ids[0]] * (LONG - len(row.token_ids)))
-        return Written(torch.tensor(found), None)
-
-    timing = compare_speed(
-        "guesses",
-        {"plain": lambda prompts: write(prompts, None), "guessing": lambda prompts: write(prompts, PromptLookup())},
-        lambda repeat: [[*lm.start_ids, *lm.encode_text(text)] for text in COPIES],
-        agree=lambda want, got: None if torch.equal(want.token_BT, got.token_BT) else "other texts",
-        baseline="plain",
-        repeats=num_repeats,
-        work_per_run=LONG * len(COPIES),
-        unit="token",
-        ratio_of="speed",
-        with_noise=with_noise,
-        before_each=lm.forget,
-        settings={"texts": len(COPIES), "tokens": LONG},
-        report=report,
-    )
-    return record_of("tokens per second with guesses / without, on texts that repeat", lm, (), 0, 1, timing)
