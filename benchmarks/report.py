@@ -23,6 +23,11 @@ SUITES = (
     ("rivals-toxic", "Rivals: less toxic", 2, "What these numbers cannot bear stands at the report's end."),
     ("factorised", "Factorised", 2, "What these numbers cannot bear stands at the report's end."),
 )  # fmt: skip
+RIVALS = {
+    "prompts": "A model and N instructions to it, multiplied; one text.",
+    "heads": "A model and N heads of rank 16; one text. LM-Steer's are its adaptors.",
+    "particles": "16 particles over the product of a model and N instructions, for a token of all.",
+}
 LOW_AUC = 0.8
 RECORDS, DOCS = HERE / "records", HERE.parent / "docs"
 
@@ -68,6 +73,22 @@ def products_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
+def rivals_table(rows: list[dict[str, Any]], kind: str) -> str:
+    some = [row for row in rows if row["kind"] == kind]
+    libraries, counts = list(dict.fromkeys(r["library"] for r in some)), sorted({r["terms"] for r in some})
+    found = {(row["library"], row["terms"]): row for row in some}
+    cells = [("N", *libraries), ("---:", *["---:"] * len(libraries))]
+    for count in counts:
+        values = [found.get((library, count)) for library in libraries]
+        cells.append((str(count), *("" if v is None else _beside(v) for v in values)))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def _beside(row: dict[str, Any]) -> str:
+    ratio = "" if row["library"] == "factorlm" else f" ({row['ratio']:.1f})"
+    return f"{row['ms_per_token']:.0f}{ratio}"
+
+
 def training_text(found: dict[str, Any]) -> str:
     heads = "; ".join(
         f"{h['head']} head {h['seconds']:.0f} s (held-out AUC {h['dev_auc']:.3f}; "
@@ -103,6 +124,14 @@ def benchmarks() -> str:
             "included. Instructions apart are read one after the other, as a loop over models would; particles are "
             "compared with as many samples in one batch; guesses come from the text itself, and the texts written are "
             "the same.",
+        ]
+    if rivals := record("rivals_speed.json"):
+        parts += [
+            "## Beside other libraries",
+            f"`{rivals['command']}` in the environments of `benchmarks/rivals/install.sh`, {rivals['model']}, "
+            f"{rivals['number_format']}, {rivals['machine']}: milliseconds a token, and in brackets how many times "
+            "ours. Each library runs in a process of its own, all in turn; medians over rounds.",
+            *(f"{title}\n\n{rivals_table(rivals['rows'], kind)}" for kind, title in RIVALS.items()),
         ]
     if linear := record("linear.json"):
         parts += [

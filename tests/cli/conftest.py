@@ -1,5 +1,6 @@
 """Run the command line as a user does, in this process."""
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,3 +41,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         return Ran(status, captured.out, captured.err)
 
     return go
+
+
+def objects(text: str) -> list[dict]:
+    """What a command with --json printed."""
+    return [json.loads(line) for line in text.splitlines()]

@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Run
+from .conftest import Run, objects
 
 pytestmark = pytest.mark.model
-
-
-def objects(text: str) -> list[dict]:
-    return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from factorlm.algebra import Factor, LocalProduct, Named, laws
-from factorlm.factors import fuse
 from factorlm.factors.head import Head
+from factorlm.factors.headed import fuse, fuse_product
 from factorlm.factors.lexicon import Lexicon
 from factorlm.factors.prompt import Conditioned, UnboundPrompt
-from factorlm.factors.prompted import PromptedModel
+from factorlm.factors.prompted import PromptedModel, PromptedProduct
 from factorlm.models import CausalLM
 
 FLOAT32 = 2e-4  # nats: sums of float32 in another order, times exponents of a few units
@@ -33,13 +33,15 @@ def compositions(lm: CausalLM, make_head: MakeHead) -> dict[str, Factor]:
 
 
 @pytest.mark.parametrize("name", ["one", "two", "with heads", "by row", "the same twice", "a density"])
-def test_laws_and_the_slow_twin(tiny_lm: CausalLM, make_head: MakeHead, name: str) -> None:
-    product = LocalProduct(compositions(tiny_lm, make_head)[name])
-    fused = fuse(product)
-    assert isinstance(fused, PromptedModel)
+@pytest.mark.parametrize("is_local", [True, False])
+def test_laws_and_the_slow_twin(tiny_lm: CausalLM, make_head: MakeHead, name: str, is_local: bool) -> None:
+    product = compositions(tiny_lm, make_head)[name]
+    product = LocalProduct(product) if is_local else product
+    fused = fuse(product) if is_local else fuse_product(product)
+    assert isinstance(fused, PromptedModel if is_local else PromptedProduct)
     prefixes, texts = [[0], [0, 8, 9]], [[4, 5, 6], [7, 8, 9]]
     if name != "by row":  # laws read rows alone
-        laws.check(fused, prefixes, texts, is_normalized=True, tolerance=FLOAT32)
+        laws.check(fused, prefixes, texts, is_normalized=is_local, tolerance=FLOAT32)
     prefix_BT = torch.tensor([[-1, -1, 0], [0, 8, 9]])
     slow, fast = product.start(prefix_BT), fused.start(prefix_BT)
     for token_B in torch.tensor(texts).T:

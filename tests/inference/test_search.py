@@ -13,7 +13,16 @@ from factorlm.algebra import LocalProduct, log_weights_of_texts
 from factorlm.errors import DeadEndError, InputError
 from factorlm.inference.draw import Sampling, generator_of
 from factorlm.inference.local import Row, sample_local
-from factorlm.inference.search import Counting, TreeSearch, beam_search, best_of, tree_search, vote
+from factorlm.inference.search import (
+    ContrastiveSearch,
+    Counting,
+    TreeSearch,
+    beam_search,
+    best_of,
+    contrastive_search,
+    tree_search,
+    vote,
+)
 from factorlm.models import CausalLM
 from factorlm.models.table import Table, random_table
 from factorlm.text import TextStream, letters
@@ -195,3 +204,60 @@ def test_tree_search_on_a_language_model(tiny_lm: CausalLM) -> None:
     want = float(tiny_lm.score(torch.tensor([[0, 5]]), torch.tensor([found.token_ids])).double().sum())
     assert found.log_weight == pytest.approx(want, abs=1e-3)
     assert found.spent.num_rewards == 12 * len(found.token_ids)
+
+
+# Contrastive search
+
+
+def contrasted_by_hand(lm: CausalLM, prompt: list[int], k: int, penalty: float, max_tokens: int) -> list[int]:
+    """The twin: transformers reads every candidate's whole text anew."""
+
+    def states(ids: list[int]) -> torch.Tensor:
+        hidden = lm.model.base_model(torch.tensor([ids])).last_hidden_state[0]
+        return hidden / hidden.norm(dim=-1, keepdim=True)
+
+    text: list[int] = []
+    while len(text) < max_tokens:
+        with torch.no_grad():
+            prob_V = lm.model(torch.tensor([prompt + text])).logits[0, -1].softmax(-1)
+            before = states(prompt + text)
+            values = []
+            for token in prob_V.topk(k).indices.tolist():
+                likeness = float((before @ states([*prompt, *text, token])[-1]).max())
+                values.append(((1 - penalty) * float(prob_V[token]) - penalty * likeness, token))
+        text.append(max(values)[1])
+        if text[-1] in lm.vocabulary.end_ids:
+            break
+    return text
+
+
+@pytest.mark.parametrize(("k", "penalty"), [(1, 0.6), (4, 0.0), (4, 0.3), (6, 0.8)])
+def test_contrastive_search_does_what_it_says(tiny_lm: CausalLM, k: int, penalty: float) -> None:
+    for prompt in ([0], [0, 5, 6, 7, 8]):
+        found = contrastive_search(tiny_lm, prompt, ContrastiveSearch(candidates=k, penalty=penalty), max_tokens=12)
+        assert list(found.token_ids) == contrasted_by_hand(tiny_lm, prompt, k, penalty, 12)
+        with torch.no_grad():
+            log_prob_TV = tiny_lm.model(torch.tensor([prompt + list(found.token_ids)])).logits[0].log_softmax(-1)
+        want = [float(log_prob_TV[len(prompt) - 1 + t, token]) for t, token in enumerate(found.token_ids)]
+        assert found.log_weight == pytest.approx(sum(want), abs=1e-3)
+
+
+def test_contrastive_search_reads_each_token_once(fresh_lm: CausalLM) -> None:
+    found = contrastive_search(fresh_lm, [0, 5], ContrastiveSearch(candidates=3), max_tokens=6)
+    assert fresh_lm.num_tokens_read == found.spent.num_tokens == 2 + 3 * len(found.token_ids)
+    with pytest.raises(InputError, match="states of a language model"):
+        contrastive_search(table(0), [])
+
+
+def test_contrastive_search_repeats_less_than_greed(model: fl.Model) -> None:
+    """Of runs of four tokens, how many were there before; greedy small models go round in circles."""
+    repeats = []
+    for penalty in (0.0, 0.6):
+        seen: list[float] = []
+        for prompt in ("The old house", "In the city, there is", "My favourite food is", "The history of science"):
+            how = ContrastiveSearch(penalty=penalty)
+            ids = contrastive_search(model.factor, model.encode_prompt(prompt, 60), how, max_tokens=60).token_ids
+            runs = [ids[i : i + 4] for i in range(len(ids) - 3)]
+            seen.append(1 - len(set(runs)) / max(1, len(runs)))
+        repeats.append(sum(seen) / len(seen))
+    assert repeats[1] < repeats[0]

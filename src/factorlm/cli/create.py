@@ -21,10 +21,14 @@ def create(
     instruction: Annotated[str, typer.Option("--prompt", help="Or: an instruction, as a ratio of distributions.")] = "",
     expert: Annotated[str | None, typer.Option("--expert", help="Or: the model to move towards.")] = None,
     anti: Annotated[str | None, typer.Option("--anti", help="And the model to move away from.")] = None,
+    json_schema: Annotated[Path | None, typer.Option("--json-schema", help="Or: a file with a JSON schema.")] = None,
+    regex: Annotated[str | None, typer.Option("--regex", help="Or: an expression that each text must match.")] = None,
+    grammar: Annotated[Path | None, typer.Option("--grammar", help="Or: a file with a Lark or EBNF grammar.")] = None,
+    choice: Annotated[list[str], typer.Option("--choice", help="Or: texts to choose from.")] = [],  # noqa: B006
     description: Annotated[str, typer.Option("--description", help="One line for lists.")] = "",
     replace: Replace = False,
 ) -> None:
-    """Make a factor that needs no training: from words, from an instruction, or from two models.
+    """Make a factor that needs no training: of words, an instruction, two models, or a formal language.
 
     Example: factorlm factor create no-swearing --words bad.txt --ban
     """
@@ -35,20 +39,26 @@ def create(
     from factorlm.cli.terminal import console
     from factorlm.errors import InputError
     from factorlm.factors.examples import read_lines
+    from factorlm.factors.grammar import read_rules
     from factorlm.factors.lexicon import Lexicon
-    from factorlm.factors.manifest import ContrastSettings, LexiconSettings, Manifest, PromptSettings
+    from factorlm.factors.manifest import ContrastSettings, GrammarSettings, LexiconSettings, Manifest, PromptSettings
+    from factorlm.factors.named import grammar as language_of
     from factorlm.factors.store import default_stores
     from factorlm.factors.versions import supersede
     from factorlm.models.loading import folder_of_model
     from factorlm.text import letters
 
     phrases = [*word, *(read_lines(words) if words else [])]
-    kinds = [bool(phrases), bool(instruction.strip()), expert is not None or anti is not None]
+    is_language = json_schema is not None or regex is not None or grammar is not None or bool(choice)
+    kinds = [bool(phrases), bool(instruction.strip()), expert is not None or anti is not None, is_language]
     if sum(kinds) != 1:
-        raise InputError("one of --word/--words, --prompt, or --expert/--anti is needed; give exactly one kind")
+        raise InputError(
+            "one of --word/--words, --prompt, --expert/--anti, or --json-schema, --regex, --grammar and --choice is "
+            "needed; give exactly one kind"
+        )
     if not math.isfinite(boost):
         raise InputError(f"a boost is a finite number of nats, got {boost}; --ban makes words impossible")
-    settings: LexiconSettings | PromptSettings | ContrastSettings
+    settings: LexiconSettings | PromptSettings | ContrastSettings | GrammarSettings
     if phrases:
         settings = LexiconSettings(
             phrases=dict.fromkeys(phrases, None if ban else boost),
@@ -57,6 +67,14 @@ def create(
         )
     elif instruction.strip():
         settings = PromptSettings(instruction=instruction)
+    elif is_language:
+        settings = GrammarSettings(
+            json_schema=read_rules(json_schema) if json_schema else None,
+            regex=regex,
+            rules=read_rules(grammar) if grammar else None,
+            choices=tuple(choice) or None,
+        )
+        language_of(name=name, **settings.model_dump(exclude={"kind"}))  # complains of what cannot be used
     else:
         settings = ContrastSettings(expert=expert, anti_expert=anti)
     store = default_stores()[0]
@@ -69,5 +87,5 @@ def create(
     manifest = Manifest(name=name, description=description, settings=settings)
     folder = supersede(store, manifest) if replace else store.save(manifest)
     console.print(f"[bold]{name}[/bold] ({settings.kind}) is in {escape(str(folder))}", soft_wrap=True)
-    usage = f"{name}^1" if phrases and ban else f"{name}=0.3"
+    usage = f"{name}^1" if is_language or (phrases and ban) else f"{name}=0.3"
     console.print(f'try: factorlm generate "The food was" --factor {usage} --explain')

@@ -40,6 +40,7 @@ def generate(
     resampling: options.Resampling = "stratified",
     ess: options.Ess = 0.5,
     limit: options.Limit = "end",
+    twist: options.Twist = [],  # noqa: B006
     speculate: options.Speculate = False,
     draft: options.Draft = "lookup",
     temperature: options.Temperature = 1.0,
@@ -78,7 +79,10 @@ def generate(
         raise InputError(f"--draft {draft} is for --speculate, which was not given; add it")
     if speculate and population is not None:
         raise InputError(f"--speculate is for the local sampler, got --sampler {sampler}; leave one out")
+    if twist and population is None:
+        raise InputError("--twist leads particles, got --sampler local; take --sampler smc")
     choices = faders.chosen(faders.parse_targets(target))
+    leading = faders.parse(twist)
     wanted = faders.parse(factor + [f"{name}={choice.strength!r}" for name, choice in choices.items()])
     sampling = sampling_of(
         temperature=temperature,
@@ -108,7 +112,8 @@ def generate(
         with progress() as report:
             responses = composed.generate(
                 prompt, n=n, max_tokens=max_tokens, seed=seed, sampling=sampling, chat=chat, explain=with_explanation,
-                particles=population, draft=guesses, report=report if population else quiet,
+                particles=population, draft=guesses, twist=_product(plain, leading),
+                report=report if population else quiet,
             )  # fmt: skip
         for number, response in enumerate(responses, 1):
             if as_json:
@@ -122,6 +127,13 @@ def generate(
 
         explanations = [r.explanation for r in responses if r.explanation is not None]
         write_file(html, page("What each factor did", explanations))
+
+
+def _product(model: Model, wanted: list[faders.Fader]) -> Factor | None:
+    """The factors alone; None if there are none."""
+    from factorlm.algebra import unflatten
+
+    return unflatten(faders.compose(model, wanted).terms[1:]) if wanted else None
 
 
 def _guesses(model: Model, draft: str) -> PromptLookup | ModelDraft:

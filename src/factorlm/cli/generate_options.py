@@ -48,6 +48,9 @@ Ess = Annotated[
 Limit = Annotated[
     str, sampler_option("--limit", help="With particles, at the last token: end forces an end, cut does not.")
 ]
+Twist = Annotated[
+    list[str], sampler_option("--twist", help="NAME=STRENGTH or NAME^EXPONENT: leads particles, which take it back.")
+]
 Speculate = Annotated[
     bool, sampler_option("--speculate", help="Guess several tokens and check them together: the same, sooner.")
 ]

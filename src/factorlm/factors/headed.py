@@ -12,7 +12,7 @@ from torch import Tensor
 
 from factorlm.algebra import PAD, Factor, LocalProduct, State, Term, flatten, merge, unflatten
 from factorlm.factors.head import Head, HeadStack, stack_exponents
-from factorlm.factors.prompted import PromptedModel, conditions_of
+from factorlm.factors.prompted import PromptedModel, PromptedProduct, conditions_of
 from factorlm.models import CausalLM
 from factorlm.models.encoding import Encoded
 from factorlm.text import Vocabulary
@@ -126,7 +126,7 @@ def fuse(factor: Factor) -> Factor:
     if not isinstance(factor, LocalProduct):
         return factor
     joined, rest = _joined(factor.base, HeadedModel)
-    joined, rest = _with_conditions(joined, rest)
+    joined, rest = _with_conditions(joined, rest, PromptedModel)
     if joined is None or (rest and isinstance(joined, CausalLM)):
         return factor
     return LocalProduct(unflatten([Term(joined), *rest])) if rest else joined
@@ -134,7 +134,7 @@ def fuse(factor: Factor) -> Factor:
 
 def fuse_product(factor: Factor) -> Factor:
     """As `fuse`, for the product of whole texts that is not normalised: always equal to the factor itself."""
-    joined, rest = _joined(factor, HeadedProduct)
+    joined, rest = _with_conditions(*_joined(factor, HeadedProduct), PromptedProduct)
     return factor if joined is None else unflatten([Term(joined), *rest])
 
 
@@ -151,7 +151,9 @@ def _joined(product: Factor, kind: type[HeadedModel]) -> tuple[Factor | None, li
     return kind(base.factor, heads, tuple(t.exponent for t in mine)) if mine else base.factor, rest
 
 
-def _with_conditions(joined: Factor | None, rest: list[Term]) -> tuple[Factor | None, list[Term]]:
+def _with_conditions(
+    joined: Factor | None, rest: list[Term], kind: type[PromptedModel]
+) -> tuple[Factor | None, list[Term]]:
     """The language model with its heads, and with all its instructions as rows of one batch."""
     lm = joined.lm if isinstance(joined, HeadedModel) else joined
     if not isinstance(lm, CausalLM):
@@ -170,4 +172,4 @@ def _with_conditions(joined: Factor | None, rest: list[Term]) -> tuple[Factor | 
     heads, exponents = (joined.heads, joined.exponents) if isinstance(joined, HeadedModel) else ((), ())
     bare, *instructions = found
     assert bare == ()
-    return PromptedModel(lm, tuple(instructions), tuple(found.values()), heads, exponents), others
+    return kind(lm, tuple(instructions), tuple(found.values()), heads, exponents), others

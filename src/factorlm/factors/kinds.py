@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factorlm.errors import IntegrityError
+from factorlm.errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
     from factorlm.factors.manifest import Manifest
@@ -67,9 +67,21 @@ def _contrast(manifest: Manifest, folder: Path) -> Unbound:
     return UnboundContrast(manifest.name, manifest.strengths, manifest.settings.expert, manifest.settings.anti_expert)
 
 
+def _grammar(manifest: Manifest, folder: Path) -> Unbound:
+    from factorlm.factors.manifest import GrammarSettings
+    from factorlm.factors.named import grammar
+
+    assert isinstance(manifest.settings, GrammarSettings)
+    try:
+        return grammar(name=manifest.name, **manifest.settings.model_dump(exclude={"kind"}))
+    except InputError as error:
+        raise IntegrityError(f"{folder} cannot be used: {error}") from None
+
+
 KINDS: dict[str, Callable[[Manifest, Path], Unbound]] = {
     "head": _head,
     "lexicon": _lexicon,
     "prompt": _prompt,
     "contrast": _contrast,
+    "grammar": _grammar,
 }

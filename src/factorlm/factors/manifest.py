@@ -54,7 +54,19 @@ class ContrastSettings(Config):
     anti_expert: str | None
 
 
-Settings = Annotated[HeadSettings | LexiconSettings | PromptSettings | ContrastSettings, Field(discriminator="kind")]
+class GrammarSettings(Config):
+    """Texts of a formal language, all others impossible; one of the four is given. See `fl.grammar`."""
+
+    kind: Literal["grammar"] = "grammar"
+    json_schema: str | None = None
+    regex: str | None = None
+    rules: str | None = None
+    choices: tuple[str, ...] | None = None
+
+
+Settings = Annotated[
+    HeadSettings | LexiconSettings | PromptSettings | ContrastSettings | GrammarSettings, Field(discriminator="kind")
+]
 
 
 class Source(Config):
