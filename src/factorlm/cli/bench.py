@@ -19,6 +19,7 @@ Repeats = Annotated[
 ]
 Noise = Annotated[bool, typer.Option("--noise", help="Also time the other way against itself.")]
 BATCHES = (1, 8)
+LARGE_BATCH = 32
 
 
 @app.command()
@@ -52,7 +53,7 @@ def decoding(as_json: Json = False, model: ModelName = "smollm2", repeats: Repea
     from factorlm.models.loading import load_model
 
     lm = load_model(model)
-    for batch in BATCHES:
+    for batch in (*BATCHES, LARGE_BATCH):
         with progress() as report:
             found = decoding_against_transformers(lm, batch, num_repeats=repeats, with_noise=noise, report=report)
         _show(found, as_json)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from factorlm.errors import UnknownNameError
-from factorlm.evaluation.claims import heads, measures, products, recorded, steering, truncation
+from factorlm.evaluation.claims import heads, measures, products, recorded, samplers, steering, truncation
 from factorlm.evaluation.claims.claim import (
     Claim,
     ClaimBench,
@@ -48,6 +48,11 @@ CLAIMS: dict[str, Claim] = {
         measures.ADJUSTED_DISTINCT_STAYS,
         measures.SHORTER_STRIDE,
         recorded.BFLOAT16_ON_PROCESSOR,
+        samplers.PARTICLES_REACH_THE_PRODUCT,
+        samplers.TWIST_TIGHTENS_BOUND,
+        samplers.CONTRASTIVE_REPEATS_LESS,
+        samplers.GUESSES_PAY,
+        samplers.FASTER_THAN_OTHERS,
     )
 }
 
