@@ -281,6 +281,7 @@ def test_bench_prints_ratios_and_json(tiny_folder: Path, capsys: pytest.CaptureF
         (8, 32),
         (1, 0),
         (8, 0),
+        (32, 0),
         (8, 12),
         (8, 12),
         (1, 0),
