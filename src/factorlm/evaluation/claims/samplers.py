@@ -88,7 +88,8 @@ PARTICLES_REACH_THE_PRODUCT = Claim(
     source="Lew et al. 2023",
     reported="",
     rule="The mean weighted law of many runs is compared with the global product by enumeration. Holds if its total "
-    f"variation falls with each number of particles and ends at no more than {NEARER} of the local product's.",
+    f"variation falls with each number of particles and ends at no more than {NEARER} of the local product's; else it "
+    "does not hold.",
     settings=ParticleSettings(),
     run=_particles,
     needs=(),
@@ -250,7 +251,7 @@ GUESSES_PAY = Claim(
     reported="2 to 3 times on T5-XXL; up to 2.24 times for formulas",
     rule="Holds if the lower end of the 95 % interval of the ratio of tokens per second is above 1 in each of the rows "
     "of the benchmark: guesses from texts that repeat, alone and under instructions, and of the base for further "
-    "models. The texts that were chosen repeat; others do not profit.",
+    "models; else it does not hold. The texts that were chosen repeat; others do not profit.",
     settings=NoSettings(),
     run=_guesses,
     needs=("benchmarks/records/speed.jsonl",),
@@ -282,7 +283,7 @@ FASTER_THAN_OTHERS = Claim(
     source="",
     reported="",
     rule="Holds if the median ratio of milliseconds a token is above 1 for each library and number of terms, and for "
-    "16 particles against genlm-control.",
+    "16 particles against genlm-control; else it does not hold.",
     settings=NoSettings(),
     run=_beside_others,
     needs=("benchmarks/records/rivals_speed.json",),
