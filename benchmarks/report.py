@@ -122,8 +122,8 @@ def benchmarks() -> str:
             "that are computed together, and by caches that only grow. Scoring with composed log probability runs all "
             "factors at an exponent; the evidence is the exact log-likelihood ratio of each factor, normaliser "
             "included. Instructions apart are read one after the other, as a loop over models would; particles are "
-            "compared with as many samples in one batch; guesses come from the text itself, and the texts written are "
-            "the same.",
+            "compared with as many samples in one batch; guesses come from the text itself, which is written the same "
+            "with them, or from the base where a product holds further models.",
         ]
     if rivals := record("rivals_speed.json"):
         parts += [

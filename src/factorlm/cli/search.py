@@ -98,7 +98,7 @@ def search(
         for text, share in found.shares.items():
             console.print(f"{share:6.0%}  {text}", markup=False, highlight=False)
         if found.answer is None:
-            console.print(f"none of {n} texts has an answer like {answer!r}", markup=False)
+            console.print(f"none of {n} texts has an answer that matches {answer}", markup=False, highlight=False)
     else:
         value = f"value {found.value:.3f}, log weight {found.log_weight:.2f} nats; "
         console.print(prompt, end="", style="dim", markup=False, highlight=False, soft_wrap=True)
