@@ -48,6 +48,15 @@ def test_a_copy_with_other_weights_packs_its_own() -> None:
     torch.testing.assert_close(other(x) - other.bias, 2 * (layer(x) - layer.bias), atol=1e-5, rtol=0)
 
 
+def test_what_is_written_into_a_weight_is_seen() -> None:
+    layer = nn.Linear(24, 40).requires_grad_(False)
+    linear.install(nn.Sequential(layer))
+    x = torch.randn(5, 24)
+    layer(x)
+    layer.weight.mul_(2.0)
+    torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias), atol=1e-5, rtol=0)
+
+
 def test_a_network_that_is_too_large_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "MOST_BYTES", 100)
     network = nn.Sequential(nn.Linear(24, 40))

@@ -103,6 +103,20 @@ def test_bfloat16_is_nearer_to_float32_than_transformers_is(lm: CausalLM) -> Non
     assert away[0] < 0.9 * away[1]
 
 
+def test_what_is_written_into_the_weights_is_seen() -> None:
+    network = network_of("qwen2")
+    fast, slow = body_of(network), TransformersBody(network)
+    token_BT, place_BT = torch.arange(8)[None], torch.arange(8)[None]
+    before, _ = fast(token_BT, place_BT, None, None, False)
+    for name in ("layers.1.mlp.up_proj.weight", "layers.0.self_attn.k_proj.bias", "norm.weight"):
+        network.base_model.get_parameter(name).mul_(1.5)
+        got, _ = fast(token_BT, place_BT, None, None, False)
+        want, _ = slow(token_BT, place_BT, None, None, False)
+        torch.testing.assert_close(got, want, atol=FLOAT32, rtol=0)
+        assert not torch.allclose(got, before, atol=1e-3)
+        before = got
+
+
 def other_networks() -> dict[str, Any]:
     hooked, replaced = network_of("llama"), network_of("llama")
     hooked.model.layers[1].register_forward_hook(lambda module, inputs, output: output)

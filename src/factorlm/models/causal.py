@@ -17,7 +17,7 @@ from factorlm.algebra import PAD, Factor, State
 from factorlm.errors import IncompatibleError, InputError
 from factorlm.models.body import KeysValues, TransformersBody, body_of
 from factorlm.models.encoding import Encoded, Memo
-from factorlm.models.linear import Packed
+from factorlm.models.linear import Packed, num_writes
 from factorlm.models.span import Span
 from factorlm.text import Vocabulary, is_utf8
 from factorlm.text.tokens import vocabulary_of
@@ -46,6 +46,7 @@ class CausalLM(Factor):
         self.unembedding_VD: Tensor = model.get_output_embeddings().weight
         self._vocabulary = vocabulary_of(tokenizer, self.unembedding_VD.shape[0], end_ids)
         self._body = body_of(model)
+        self._unembedding: tuple[int, Packed] | None = None
         self._memo = Memo()
         self._prefixes: OrderedDict[tuple[int, ...], Encoded] = OrderedDict()
         self.num_tokens_read = 0  # run through the layers so far; prefix reuse shows here
@@ -132,11 +133,10 @@ class CausalLM(Factor):
     @torch.no_grad()
     def unembed(self, hidden_ND: Tensor) -> Tensor:
         """Logits e_v . h, [..., V], in float32."""
-        return self._unembedding(hidden_ND.to(self.unembedding_VD.dtype)).float()
-
-    @cached_property
-    def _unembedding(self) -> Packed:
-        return Packed([self.unembedding_VD])
+        written = num_writes([self.unembedding_VD])
+        if self._unembedding is None or self._unembedding[0] != written:
+            self._unembedding = (written, Packed([self.unembedding_VD]))
+        return self._unembedding[1](hidden_ND.to(self.unembedding_VD.dtype)).float()
 
     @torch.no_grad()
     def hidden_before(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:

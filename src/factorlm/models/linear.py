@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -43,10 +43,11 @@ class PackedLinear(nn.Linear):
         """As nn.Linear; where a gradient is asked for it is the plain layer."""
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             return super().forward(x)
+        now = (self.weight, num_writes(self.parameters()))
         packed = self.__dict__.get("_packed")
-        if packed is None or packed[0] is not self.weight:
-            packed = self.__dict__["_packed"] = (self.weight, Packed([self.weight], [self.bias]))
-        return packed[1](x)
+        if packed is None or packed[0] is not now[0] or packed[1] != now[1]:
+            packed = self.__dict__["_packed"] = (*now, Packed([self.weight], [self.bias]))
+        return packed[2](x)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
         """A copy packs its own."""
@@ -59,12 +60,17 @@ class PackedLinear(nn.Linear):
 
 
 def install(model: nn.Module) -> None:
-    """Make the plain linear layers of a network PackedLinear; its weights must not be written to afterwards."""
+    """Make the plain linear layers of a network PackedLinear; what is written into its weights is packed anew."""
     if num_bytes(model) > MOST_BYTES:
         return
     for module in model.modules():
         if type(module) is nn.Linear and is_packable(module.weight):
             module.__class__ = PackedLinear
+
+
+def num_writes(weights: Iterable[Tensor]) -> int:
+    """How often weights were written to: a copy of them is good as long as this stays."""
+    return sum(weight._version for weight in weights if not weight.is_inference())  # those are not counted
 
 
 def is_packable(weight_OD: Tensor) -> bool:

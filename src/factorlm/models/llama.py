@@ -28,7 +28,7 @@ FEW_TOKENS = 32  # read at once: up to there one attention for all queries of a 
 
 
 class LlamaBody:
-    """The layers of a network of the Llama kind; see `Body`. Its weights must not be written to afterwards."""
+    """The layers of a network of the Llama kind; see `Body`. What is written into its weights is packed anew."""
 
     def __init__(self, network: Any) -> None:
         config, inner = network.config, network.base_model
@@ -38,8 +38,9 @@ class LlamaBody:
         self._embedding_VD = inner.embed_tokens.weight
         self._rotary = inner.rotary_emb
         self._network = inner
+        self._weights = tuple(inner.parameters())
+        self._packed_at = -1
         self._layers: list[_Layer] = []
-        self._last_norm = _Norm(inner.norm)
 
     @staticmethod
     def is_one(network: Any) -> bool:
@@ -67,8 +68,10 @@ class LlamaBody:
         keep: bool,
     ) -> tuple[Tensor, tuple[tuple[Span, Span], ...]]:
         """See Body."""
-        if not self._layers:  # packed when first used: many commands load a model and read little or nothing
-            self._layers = [_Layer(layer) for layer in self._network.layers]
+        written = linear.num_writes(self._weights)
+        if written != self._packed_at:  # when first used, too: many commands load a model and read little or nothing
+            self._layers, self._last_norm = [_Layer(layer) for layer in self._network.layers], _Norm(self._network.norm)
+            self._packed_at = written
         x_BTD = embedding(token_BT, self._embedding_VD)
         num_read = read[0][0].length if read else 0
         cos, sin = self._rotary(x_BTD, position_BT)
