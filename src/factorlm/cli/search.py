@@ -64,7 +64,7 @@ def search(
         contrastive_search,
         tree_search,
         vote,
-    )  # fmt: skip
+    )
 
     if method not in METHODS:
         raise UnknownNameError.of("method of search", method, METHODS)

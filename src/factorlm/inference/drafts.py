@@ -19,6 +19,7 @@ from factorlm.factors.headed import fuse
 from factorlm.inference.draw import Sampling, draw, proposal
 from factorlm.inference.local import Row
 from factorlm.models import CausalLM
+from factorlm.models.causal import common_start
 from factorlm.settings import Config
 
 
@@ -179,7 +180,10 @@ class _Drawing:
                 place_R = torch.tensor([self.numbers.index(number) for number in numbers])
                 self.state = self.model.reorder(self.state, place_R.to(self.state.log_weight_BV.device))
                 self.read = [self.read[place] for place in place_R.tolist()]
-            lacking = max(len(text) - _num_common(text, read) for text, read in zip(texts, self.read, strict=True))
+            lacking = max(
+                len(text) - len(common_start([tuple(text), tuple(read)]))
+                for text, read in zip(texts, self.read, strict=True)
+            )
             surplus = [len(read) - (len(text) - lacking) for text, read in zip(texts, self.read, strict=True)]
             device = device_of(self.model)
             if any(surplus):
@@ -188,7 +192,3 @@ class _Drawing:
                 token_RT = torch.tensor([text[len(text) - lacking :] for text in texts], device=device)
                 _, self.state = self.model.extend_through(self.state, token_RT)
         self.numbers, self.read = numbers, [list(text) for text in texts]
-
-
-def _num_common(text: list[int], read: list[int]) -> int:
-    return next((n for n, (a, b) in enumerate(zip(text, read, strict=False)) if a != b), min(len(text), len(read)))

@@ -12,9 +12,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from factorlm.models import linear
 from factorlm.models.llama import LlamaBody
-from factorlm.models.span import Span
-
-KeysValues = tuple[tuple[Span, Span], ...]  # a pair [B, heads, T, ...] for each layer
+from factorlm.models.span import KeysValues, Span
 
 
 class Body(Protocol):

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from factorlm.algebra import PAD, Factor, State
 from factorlm.errors import IncompatibleError, InputError
-from factorlm.models.body import KeysValues, TransformersBody, body_of
+from factorlm.models.body import TransformersBody, body_of
 from factorlm.models.encoding import Encoded, Memo
 from factorlm.models.linear import Packed, num_writes
-from factorlm.models.span import Span
+from factorlm.models.span import KeysValues, Span
 from factorlm.text import Vocabulary, is_utf8
 from factorlm.text.tokens import vocabulary_of
 
@@ -220,7 +220,7 @@ class CausalLM(Factor):
         rows = [tuple(t for t in row if t != PAD) for row in prefix_BT.tolist()]
         if len(rows) == 1:
             return self._encode_row(rows[0])
-        common = _common_start(rows)
+        common = common_start(rows)
         if len(common) < SHORTEST_REUSE and len(set(rows)) > 1:
             return self._read(None, prefix_BT)
         num_common = len(common) if len(set(rows)) == 1 else min(len(common), min(map(len, rows)) - 1)
@@ -237,8 +237,8 @@ class CausalLM(Factor):
         )
 
     def _encode_row(self, row: tuple[int, ...]) -> Encoded:
-        best = max(self._prefixes, key=lambda known: len(_common_start([known, row])), default=())
-        num_known = min(len(_common_start([best, row])), len(row))
+        best = max(self._prefixes, key=lambda known: len(common_start([known, row])), default=())
+        num_known = min(len(common_start([best, row])), len(row))
         if num_known < SHORTEST_REUSE:
             encoded = self._read(None, torch.tensor([row], device=self.device))
         else:
@@ -294,7 +294,8 @@ class CausalLM(Factor):
             raise InputError(f"{self.name} reads at most {self.max_tokens} tokens, got {longest}; shorten the text")
 
 
-def _common_start(rows: list[tuple[int, ...]]) -> tuple[int, ...]:
+def common_start(rows: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """What all of these begin with."""
     shortest = min(rows, key=len)
     for n, token in enumerate(shortest):
         if any(row[n] != token for row in rows):
@@ -304,7 +305,7 @@ def _common_start(rows: list[tuple[int, ...]]) -> tuple[int, ...]:
 
 def _num_common(prefix_BT: Tensor) -> int:
     """How many tokens all rows of a batch padded on the left begin with."""
-    return len(_common_start([tuple(t for t in row if t != PAD) for row in prefix_BT.tolist()]))
+    return len(common_start([tuple(t for t in row if t != PAD) for row in prefix_BT.tolist()]))
 
 
 def _is_common(prefix_BT: Tensor, num_common: int) -> Tensor:

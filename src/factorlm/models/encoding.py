@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factorlm.models.span import Span
+from factorlm.models.span import KeysValues, Span
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Encoded:
         is_padded: whether any row is; kept apart so that the usual case needs no look at the tensor.
     """
 
-    keys_values: tuple[tuple[Span, Span], ...]
+    keys_values: KeysValues
     hidden: Span
     is_token_BT: Tensor
     is_padded: bool

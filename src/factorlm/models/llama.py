@@ -20,7 +20,7 @@ from torch.nn.functional import embedding, scaled_dot_product_attention, silu
 
 from factorlm.models import linear
 from factorlm.models.linear import Packed
-from factorlm.models.span import Span
+from factorlm.models.span import KeysValues, Span
 
 KINDS = ("llama", "mistral", "qwen2")
 PLAIN = (nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU)
@@ -60,13 +60,8 @@ class LlamaBody:
 
     @torch.no_grad()
     def __call__(
-        self,
-        token_BT: Tensor,
-        position_BT: Tensor,
-        is_token_BT: Tensor | None,
-        read: tuple[tuple[Span, Span], ...] | None,
-        keep: bool,
-    ) -> tuple[Tensor, tuple[tuple[Span, Span], ...]]:
+        self, token_BT: Tensor, position_BT: Tensor, is_token_BT: Tensor | None, read: KeysValues | None, keep: bool
+    ) -> tuple[Tensor, KeysValues]:
         """See Body."""
         written = linear.num_writes(self._weights)
         if written != self._packed_at:  # when first used, too: many commands load a model and read little or nothing

@@ -101,3 +101,6 @@ class Span:
         view = self.view.movedim(self.dim, 1)
         row_B1 = torch.arange(view.shape[0], device=view.device)[:, None]
         return Span.of(view[row_B1, index_BT].movedim(1, self.dim), self.dim)
+
+
+KeysValues = tuple[tuple[Span, Span], ...]  # a pair [B, heads, T, ...] for each layer of a network
