@@ -31,7 +31,17 @@ def drawn(lm: CausalLM, number: int = 64) -> Drawn:
         judged(lm), [PROMPT], [generator_of(0, PROMPT, 0)], max_tokens=4, sampling=Sampling(),
         particles=Particles(method="importance", number=number, limit="cut"),
     )  # fmt: skip
-    return _read(lm, lm, PROMPT, population.token_ids, population.weights)
+    return _read(lm, lm, PROMPT, population)
+
+
+def test_weights_of_beginnings_and_of_finished_texts_have_one_scale(tiny_lm: CausalLM) -> None:
+    """The model alone gives every beginning weight one; a finished text weighs what its judge says."""
+    batch = drawn(tiny_lm)
+    going = batch.goes_on_BT
+    torch.testing.assert_close(batch.log_partial_BT[going], torch.zeros(int(going.sum())).double(), atol=1e-5, rtol=0)
+    nats_B = batch.log_weight_B / 1.5
+    torch.testing.assert_close(nats_B, nats_B.round(), atol=1e-4, rtol=0)
+    assert nats_B.min() >= -1e-4
 
 
 @pytest.mark.parametrize("loss", LOSSES)

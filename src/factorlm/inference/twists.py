@@ -34,6 +34,7 @@ from factorlm.factors.sequence import SequenceFactor
 from factorlm.factors.training import Description, Trained, data_card
 from factorlm.inference.draw import Sampling, generator_of
 from factorlm.inference.particles import Particles, sample_particles
+from factorlm.inference.population import Population
 from factorlm.models import CausalLM
 
 RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # nats for a unit of |g|^2 / 2, from much to little
@@ -130,7 +131,7 @@ def learn_twist(
     batches = []
     for done, p in enumerate(informed):
         population = populations[p]
-        batches.append(_read(lm, steps, prompts[p], population.token_ids, population.weights))
+        batches.append(_read(lm, steps, prompts[p], population))
         report("reading texts", done + 1, len(informed))
     found = _fit(batches, lm.width, loss)
     report("learning the twist", 1, 1)
@@ -162,17 +163,17 @@ class Drawn:
 
 
 @torch.inference_mode()
-def _read(
-    lm: CausalLM, steps: Factor, prompt: Sequence[int], texts: Sequence[Sequence[int]], weights: Sequence[float]
-) -> Drawn:
+def _read(lm: CausalLM, steps: Factor, prompt: Sequence[int], population: Population) -> Drawn:
     """What the losses need of the texts drawn for a prompt."""
+    texts = population.token_ids
     text_BT = pad_right([list(text) for text in texts]).to(lm.device)
     prefix_BT = pad_left([list(prompt)] * len(texts)).to(lm.device)
     real_BT = text_BT != PAD
     sum_BTD = (lm.unembedding_VD[text_BT.clamp(min=0)].double() * real_BT[..., None]).cumsum(1)
     total_BT = torch.stack([w_BV.double().logsumexp(-1) for w_BV in steps.steps(prefix_BT, text_BT)], 1)
     goes_on_BT = torch.cat([real_BT[:, 1:], torch.zeros_like(real_BT[:, :1])], 1)
-    log_weight_B = torch.tensor(weights, dtype=torch.float64, device=lm.device).log()
+    log_share_B = torch.tensor(population.weights, dtype=torch.float64, device=lm.device).log()
+    log_weight_B = log_share_B + population.log_z + math.log(len(texts))  # as those of beginnings: not normalised
     log_partial_BT = torch.where(goes_on_BT, (total_BT * real_BT).cumsum(1), log_weight_B[:, None])
     return Drawn(sum_BTD.cpu(), goes_on_BT.cpu(), log_partial_BT.cpu(), log_weight_B.cpu())
 
