@@ -29,7 +29,6 @@ from factorlm.evaluation.constrained.monolithic import fine_tuned, mixture
 from factorlm.evaluation.constrained.ways import WAYS, Condition
 from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.document import Curve, Matrix, Table
-from factorlm.evaluation.lora import LoraSettings
 from factorlm.evaluation.responses import Sample
 from factorlm.evaluation.suites import factorised
 from factorlm.evaluation.workbench import Cache, Workbench
@@ -42,6 +41,7 @@ from factorlm.factors.recipe import load_recipe
 from factorlm.factors.store import Store
 from factorlm.inference.expression import compose, written
 from factorlm.models import CausalLM
+from factorlm.models.lora import LoraSettings
 
 PROMPTS = ("the good", "a bad in the", "in the", "the bad bad", "a good food", "the cat")
 WORDS = ("the", "a", "in", "food", "cat", "tree", "house", "road", "girl", "boy")

@@ -35,7 +35,7 @@ from factorlm.evaluation.judges import (
 from factorlm.evaluation.judges.card import FREE_LICENCES
 from factorlm.evaluation.judges.features import CharacterFeatures, WordFeatures, extract, normalise
 from factorlm.evaluation.judges.training import HELD_OUT, measured_quality, texts_of, unique
-from factorlm.factors.features import quiet
+from factorlm.models.progress import quiet
 
 ON_SHELF = JudgeStore(SHELF).names()
 GOOD = ["wonderful", "splendid", "lovely", "excellent", "delightful", "charming"]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from factorlm.algebra import PAD, pad_left, pad_right
 from factorlm.errors import InputError, IntegrityError
-from factorlm.evaluation.lora import Adapter, LoraSettings, adapted, merged, notes_of, shuffled, train_lora
+from factorlm.evaluation.lora import shuffled, train_lora
 from factorlm.models import CausalLM
+from factorlm.models.lora import Adapter, LoraSettings, adapted, merged, notes_of
 
 SMALL = LoraSettings(rank=2, batch_texts=4, epochs=8, learning_rate=1e-2)
 TEXTS = ["good good good.", "the good good.", "a good the good.", "good in the good."] * 3

@@ -34,9 +34,9 @@ from factorlm.evaluation.rivals.gedi import Posterior
 from factorlm.evaluation.rivals.kept import Checkpoint, Learned
 from factorlm.evaluation.rivals.lm_steer import SteerTraining
 from factorlm.factors.examples import Example, Split, split
-from factorlm.factors.features import quiet
 from factorlm.inference.model import Model
 from factorlm.models import CausalLM
+from factorlm.models.progress import quiet
 
 ROUNDING = 2e-4  # nats: float32 logits of several nats, in batches of other shapes
 PREFIXES = [[7, 3], [14, 5, 9, 12]]  # the longer one is not the one that is trimmed less

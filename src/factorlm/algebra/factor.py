@@ -113,6 +113,10 @@ class Factor(ABC):
             chosen.append(torch.where(token_B == PAD, 0.0, step_B))
         return torch.stack(chosen, 1) if chosen else torch.zeros(text_BT.shape)
 
+    def for_rows(self, rows: list[int]) -> Factor:
+        """The factor for these rows of a batch: itself, unless it has something of its own for each row."""
+        return self
+
     def __mul__(self, other: Factor) -> Factor:
         from factorlm.algebra.operators import Product
 

@@ -81,7 +81,7 @@ def map_leaves(factor: Factor, change: Callable[[Factor], Factor]) -> Factor:
 
 
 def rows_of(factor: Factor, rows: list[int]) -> Factor:
-    """The composition for these rows of a batch: exponents given by row are picked, others stay."""
+    """The composition for these rows of a batch: what is given by row is picked, the rest stays."""
     if isinstance(factor, (Combination, Mixture)):
         return replace(factor, parts=tuple(rows_of(part, rows) for part in factor.parts))
     if isinstance(factor, Power):
@@ -90,7 +90,7 @@ def rows_of(factor: Factor, rows: list[int]) -> Factor:
         return Power(rows_of(factor.base, rows), exponent[rows] if is_by_row else exponent)  # type: ignore[index]
     if isinstance(factor, (LocalProduct, Named)):
         return replace(factor, base=rows_of(factor.base, rows))
-    return factor
+    return factor.for_rows(rows)
 
 
 def device_of(factor: Factor) -> torch.device:

@@ -67,8 +67,8 @@ def generate(
     from factorlm.cli.drawing import language_of, particles_of
     from factorlm.cli.terminal import notes, print_json, progress, read_prompt, sampling_of, write_file
     from factorlm.errors import InputError, UnknownNameError
-    from factorlm.factors.features import quiet
     from factorlm.inference.expression import compose
+    from factorlm.models.progress import quiet
 
     if sampler not in SAMPLERS:
         raise UnknownNameError.of("sampler", sampler, SAMPLERS)

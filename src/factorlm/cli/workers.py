@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from factorlm.factors.build import Built
-    from factorlm.factors.features import Report
     from factorlm.factors.recipe import Recipe
+    from factorlm.models.progress import Report
 
 MOST = 4  # processes unless asked for: each takes about 3 GB
 
@@ -78,9 +78,9 @@ def _start(threads: int) -> None:
 def _make(recipe: Recipe, order: Order, report: Report | None = None) -> Made:
     from factorlm.evaluation.corpora import DataFolder
     from factorlm.factors.build import build
-    from factorlm.factors.features import quiet
     from factorlm.factors.store import Store
     from factorlm.models.loading import load_model
+    from factorlm.models.progress import quiet
 
     start = time.perf_counter()
     lm = load_model(order.model) if recipe.kind == "head" else None

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from factorlm.factors.convex import minimise
-from factorlm.factors.features import Features, Report, quiet
+from factorlm.factors.features import Features
 from factorlm.factors.rollouts import Rollouts
+from factorlm.models.progress import Report, quiet
 
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01)  # of the squared weights of standardised features; the best on dev is taken
 LEAST_GAIN = 0.01  # nats by which a classifier must beat a coin on texts held out

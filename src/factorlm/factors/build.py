@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from factorlm.errors import InputError, IntegrityError
 from factorlm.factors import versions
 from factorlm.factors.examples import Example, split
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.head import Head
 from factorlm.factors.manifest import Manifest
 from factorlm.factors.recipe import Recipe, Rows
@@ -18,6 +17,7 @@ from factorlm.factors.response import measure_response, sentence_judge
 from factorlm.factors.store import Store, read_manifest
 from factorlm.factors.training import train_head
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 if TYPE_CHECKING:
     from torch import Tensor

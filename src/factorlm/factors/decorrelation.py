@@ -20,11 +20,11 @@ from torch import Tensor
 from factorlm.algebra import Factor
 from factorlm.errors import InputError, UnknownNameError
 from factorlm.factors.dependence import FEWEST_TEXTS, NO_VARIANCE, correlation_of
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.pool import RIDGE, pooled
 from factorlm.factors.potentials import Moments, Potentials, Texts
 from factorlm.factors.residual import residuals
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 Method = Literal["faders", "matched", "pool", "residual"]
 METHODS: tuple[Method, ...] = get_args(Method)

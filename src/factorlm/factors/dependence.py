@@ -19,10 +19,10 @@ from torch import Tensor
 from factorlm.algebra import Factor, Term, names_of
 from factorlm.errors import InputError
 from factorlm.factors.candidates import sketched_covariance
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.head import Head
 from factorlm.factors.potentials import Potentials, Texts, log_ratios, own_texts
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 THRESHOLD = 0.5  # a correlation worth a warning
 TOP_PUSHED = 50  # tokens of each factor that are compared

@@ -29,12 +29,12 @@ from factorlm.errors import InputError
 from factorlm.factors.calibration import head_strengths, neutral_states
 from factorlm.factors.convex import minimise
 from factorlm.factors.examples import FEWEST_TEXTS, Example, fingerprint
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.head import EncoderCard, HeadWeights
 from factorlm.factors.lessons import MOST_STATES, WRITTEN_TOKENS, Lessons, neutral_texts, read_lessons
 from factorlm.factors.manifest import DataCard, HeadSettings, Manifest, Source
 from factorlm.factors.training import Description, Trained, data_card
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 RELATIVE_STATES, LEAST_USUAL, TAUGHT = 16, 1e-6, 0.05  # where taught tokens are looked for; probability; nats
 RIDGE = 1e-4  # nats for a unit of |g|^2 / 2

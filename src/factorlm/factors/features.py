@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +16,11 @@ from factorlm.algebra import pad_left, pad_right
 from factorlm.factors import kept
 from factorlm.models import CausalLM
 from factorlm.models.fetch import cache_folder
-
-Report = Callable[[str, int, int], None]  # stage, done, total: whoever shows progress
+from factorlm.models.progress import Report, quiet
 
 BATCH_TOKENS = 1024
 LONGEST_TEXT = 64  # tokens read of each text; later ones say little more about its class
 LONGEST_PROMPT = 192  # tokens read of what a text answers, its last ones
-
-
-def quiet(stage: str, done: int, total: int) -> None:
-    """Report to nobody."""
 
 
 @dataclass(frozen=True, eq=False)

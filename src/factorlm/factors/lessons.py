@@ -14,9 +14,10 @@ from factorlm.algebra import PAD, Factor, LocalProduct, log_normalize, pad_left,
 from factorlm.errors import InputError
 from factorlm.factors.calibration import OPENINGS
 from factorlm.factors.examples import FEWEST_TEXTS, evenly
-from factorlm.factors.features import Report, quiet, tokenized
+from factorlm.factors.features import tokenized
 from factorlm.factors.nucleus import draw_nucleus
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 MOST_STATES = 1500
 MOST_BYTES = 300_000_000  # of next-token probabilities in memory; large vocabularies get fewer states

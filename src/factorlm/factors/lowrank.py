@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from factorlm.algebra import log_mean
 from factorlm.factors.calibration import auc
-from factorlm.factors.features import Features, Report, quiet
+from factorlm.factors.features import Features
 from factorlm.factors.head import HeadWeights
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 MOST_TEXTS = 2000  # that are read for learning; time and memory grow with them
 NUM_TOP, NUM_TAIL = 128, 128

@@ -20,9 +20,9 @@ from torch import Tensor
 from factorlm.algebra import Factor
 from factorlm.errors import InputError
 from factorlm.factors.candidates import choose
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.potentials import Texts, along
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 Floats = npt.NDArray[np.float64]
 RIDGE = 1e-3  # in units of each factor's variance: enough that copies share, too little to matter otherwise

@@ -28,7 +28,7 @@ from factorlm.errors import IncompatibleError, InputError
 from factorlm.factors.build import build
 from factorlm.factors.calibration import auc, calibrate, evidence, head_strengths, neutral_states
 from factorlm.factors.examples import Example, evenly, fingerprint, split
-from factorlm.factors.features import Report, encode, quiet
+from factorlm.factors.features import encode
 from factorlm.factors.head import EncoderCard, Head, HeadWeights, UnboundHead
 from factorlm.factors.manifest import Calibration, DataCard, Manifest, Source
 from factorlm.factors.potentials import own_texts
@@ -40,6 +40,7 @@ from factorlm.factors.store import Store, load
 from factorlm.factors.training import ERROR, Trained, effect_key
 from factorlm.models import CausalLM
 from factorlm.models.alignment import paired_states, shared_tokens
+from factorlm.models.progress import Report, quiet
 
 NUM_FOLDS = 5
 CHUNK_ROWS = 4096

@@ -14,9 +14,10 @@ from torch import Tensor
 from factorlm.algebra import PAD, Factor, Term, log_mean, names_of, pad_left, pad_right
 from factorlm.factors.calibration import OPENINGS, neutral_states
 from factorlm.factors.examples import evenly
-from factorlm.factors.features import Report, quiet, tokenized
+from factorlm.factors.features import tokenized
 from factorlm.factors.head import Head
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 STRETCH = 16  # neutral states at once: for ten factors [K, n, V] of float32 is about 30 MB
 BATCH_TEXTS = 32

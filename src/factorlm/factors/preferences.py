@@ -28,12 +28,13 @@ from torch import Tensor
 
 from factorlm.factors.calibration import SCALES, auc, evidence, head_strengths
 from factorlm.factors.convex import minimise
-from factorlm.factors.features import Report, encode, quiet, tokenized
+from factorlm.factors.features import encode, tokenized
 from factorlm.factors.feedback import Pair, Preferences, Rated, fingerprint, groups_of, split_preferences
 from factorlm.factors.head import EncoderCard, HeadWeights
 from factorlm.factors.manifest import Calibration, HeadSettings, Manifest
 from factorlm.factors.training import ERROR, Description, Trained, data_card
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 LONGEST_ANSWER = 128  # tokens
 CENTRE_PENALTY = 1e-3  # on the square of the sum of both rewards of a pair, which says nothing of which is better

@@ -14,12 +14,12 @@ from torch import Tensor
 from factorlm.algebra import pad_left
 from factorlm.factors.calibration import OPENINGS
 from factorlm.factors.examples import Example
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.head import Head
 from factorlm.factors.headed import HeadedModel
 from factorlm.factors.manifest import Dose, Response
 from factorlm.factors.nucleus import draw_nucleus
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 Judge = Callable[[list[str]], Sequence[bool]]  # whether each text has the attribute
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from factorlm.algebra import pad_left
 from factorlm.factors import kept
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.nucleus import most_probable, quantile
 from factorlm.models import CausalLM
 from factorlm.models.fetch import cache_folder
+from factorlm.models.progress import Report, quiet
 
 NUM_TOKENS = 20
 TOP_P = 0.95

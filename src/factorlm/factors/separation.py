@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 
 from factorlm.factors.calibration import OPENINGS
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.head import Head
 from factorlm.factors.response import Judge, continuations, decoded
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 STRENGTH = 0.2  # nats per token: clear, and fluent still
 NUM_SAMPLES, NUM_TOKENS = 4, 16

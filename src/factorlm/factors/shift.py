@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from factorlm.algebra import PAD, pad_right
-from factorlm.factors.features import Report, quiet
+from factorlm.models.progress import Report, quiet
 
 BATCH_TEXTS = 32
 LEARNING_RATE = 2e-3

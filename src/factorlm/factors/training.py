@@ -13,7 +13,7 @@ from factorlm.errors import InputError
 from factorlm.factors import advantage
 from factorlm.factors.calibration import Calibrated, auc, calibrate, evidence, head_strengths
 from factorlm.factors.examples import Example, evenly, fingerprint, split
-from factorlm.factors.features import Features, Report, encode, quiet, tokenized
+from factorlm.factors.features import Features, encode, tokenized
 from factorlm.factors.head import EncoderCard, Head, HeadWeights
 from factorlm.factors.lowrank import MOST_TEXTS, fit_low_rank
 from factorlm.factors.manifest import Calibration, DataCard, HeadSettings, Manifest, Source
@@ -23,6 +23,7 @@ from factorlm.factors.separation import STRENGTH, Separation, separation
 from factorlm.factors.shift import fit_shift
 from factorlm.factors.strength import StrengthMap
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 ERROR = ", standard error"  # after the name of an effect on a card
 PREFIX_LOSS = "loss of the prefix classifier, nats"

@@ -1,5 +1,6 @@
 """Compositions at work: drawing texts, scoring them, and explaining what each factor did."""
 
+from factorlm.inference.doubt import Doubt
 from factorlm.inference.drafts import ModelDraft, PromptLookup, cheap_part
 from factorlm.inference.draw import Sampling
 from factorlm.inference.explanation import Explanation
@@ -8,10 +9,12 @@ from factorlm.inference.model import Model, interpolate, load, mix
 from factorlm.inference.particles import Particles, sample_particles
 from factorlm.inference.population import Population
 from factorlm.inference.reading import Reading, read
+from factorlm.inference.respond import respond
 from factorlm.inference.results import Response, Score
 from factorlm.inference.speculation import sample_speculative
 
 __all__ = [
+    "Doubt",
     "Explanation",
     "Model",
     "ModelDraft",
@@ -27,6 +30,7 @@ __all__ = [
     "load",
     "mix",
     "read",
+    "respond",
     "sample_local",
     "sample_particles",
     "sample_speculative",

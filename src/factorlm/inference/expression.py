@@ -19,8 +19,12 @@ from factorlm.inference.model import Model
 from factorlm.inference.strengths import exponent_of
 from factorlm.inference.syntax import TOKENS, Call, Leaf, Node, Raised, inside, parse
 from factorlm.models import CausalLM
+from factorlm.models.download import file_sha256
 from factorlm.models.fetch import MODELS
-from factorlm.models.loading import load_model
+from factorlm.models.loading import load_model, load_present
+from factorlm.prior import Prior, is_prior
+from factorlm.prior.files import MANIFEST as PRIOR
+from factorlm.prior.files import read_manifest as read_prior
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -57,7 +61,13 @@ def compose(expression: str, *, dtype: str = "auto", device: str = "auto") -> Co
         IncompatibleError: if a factor was made for another model.
     """
     tree = Leaf(expression, is_quoted=True) if _is_place(expression) else parse(expression)
-    builder = _Builder(lambda name: load_model(name, dtype=dtype, device=device))
+
+    def load(name: str) -> CausalLM:
+        if is_prior(name):
+            return load_present(read_prior(name).base.name, dtype=dtype, device=device)
+        return load_model(name, dtype=dtype, device=device)
+
+    builder = _Builder(load)
     first = builder.first_model(tree)
     if first is None:
         raise InputError(f"a language model is needed in {expression!r}, got only factors; write smollm2 * {tree}")
@@ -149,6 +159,12 @@ class _Builder:
 
     def _leaf(self, name: str) -> Factor:
         assert self.lm is not None
+        if is_prior(name):
+            prior = Prior.load(name, self.lm)
+            number = str(prior.lm.model.dtype).removeprefix("torch.")
+            fingerprint = file_sha256(Path(name) / PRIOR)[:16]
+            self.parts[name] = {"name": name, "kind": "prior", "version": number, "fingerprint": fingerprint}
+            return prior.mixture
         if _kind_of(name) == "model":
             lm = self.load(name)
             number = str(lm.model.dtype).removeprefix("torch.")

@@ -30,7 +30,6 @@ from factorlm.algebra import (
     unflatten,
 )
 from factorlm.errors import IncompatibleError, InputError
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.named import factor as named_factor
 from factorlm.factors.unbound import bind
 from factorlm.inference.drafts import Draft, ModelDraft
@@ -45,6 +44,8 @@ from factorlm.inference.stream import Stream, responses_of
 from factorlm.inference.strengths import exponent_of
 from factorlm.models import CausalLM
 from factorlm.models.loading import DEFAULT_MODEL, load_model
+from factorlm.models.progress import Report, quiet
+from factorlm.prior import Prior, is_prior
 from factorlm.text import TextStream, Vocabulary
 
 ByRow = float | Sequence[float]  # one number for all rows, or one for each
@@ -329,7 +330,13 @@ class Model:
 
 
 def load(name: str = DEFAULT_MODEL, *, dtype: str = "auto", device: str = "auto") -> Model:
-    """A language model to multiply factors onto; see `factorlm.models.loading.load_model` for the arguments."""
+    """A language model to multiply factors onto; see `factorlm.models.loading.load_model` for the arguments.
+
+    The folder of a prior gives the law sum_k mu_k p_k(x) of its components.
+    """
+    if is_prior(name):
+        prior = Prior.load(name, dtype=dtype, device=device)
+        return Model(prior.mixture, prior.lm)
     lm = load_model(name, dtype=dtype, device=device)
     return Model(lm, lm)
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from factorlm.algebra import Factor, Power, device_of, flatten, log_normalize, merge, pad_left, rows_of, unflatten
 from factorlm.errors import InputError, UnknownNameError
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.headed import fuse_product
 from factorlm.factors.nucleus import quantile
 from factorlm.factors.sequence import Check, SequenceFactor
@@ -24,6 +23,7 @@ from factorlm.inference.draw import Sampling, proposal
 from factorlm.inference.population import Population
 from factorlm.inference.rejection import drawn_order, first_accepted
 from factorlm.inference.resampling import SCHEMES
+from factorlm.models.progress import Report, quiet
 from factorlm.settings import Config
 
 MOST_ROWS = 128  # written at once; more populations wait

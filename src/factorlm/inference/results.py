@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from factorlm.inference.doubt import Doubt
 from factorlm.inference.explanation import Explanation
 from factorlm.inference.population import Population
 
@@ -26,6 +27,8 @@ class Response:
         exponents: of each factor.
         explanation: what each factor did, if it was asked for.
         population: the particles that it was drawn from, if it was.
+        component: of a prior, that wrote it, if one did.
+        doubt: what the prior did not know at each token, if there was one and an explanation was asked for.
     """
 
     prompt: str
@@ -38,6 +41,8 @@ class Response:
     exponents: dict[str, float]
     explanation: Explanation | None = None
     population: Population | None = None
+    component: str | None = None
+    doubt: Doubt | None = None
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from factorlm.algebra import flatten, pad_left, pad_right, unflatten
+from factorlm.algebra import flatten, merge, pad_left, pad_right, unflatten
 from factorlm.factors.sequence import Check
+from factorlm.inference.doubt import Doubt
 from factorlm.inference.drafts import Draft, ModelDraft
 from factorlm.inference.explanation import Explanation
 from factorlm.inference.local import Event, Row, sample_local
 from factorlm.inference.reading import read, read_base
 from factorlm.inference.results import Response
 from factorlm.inference.speculation import Tally, sample_speculative
+from factorlm.prior.mixture import Together
 
 if TYPE_CHECKING:
     from factorlm.algebra import Factor
@@ -67,6 +69,7 @@ def responses_of(
     terms = flatten(factor)
     if any(isinstance(term.factor, Check) for term in terms):  # it pushes nothing, and asking it is dear
         factor = unflatten([term for term in terms if not isinstance(term.factor, Check)])
+    base = merge(terms)[0].factor
     reading = read(factor, *texts, with_contributions=True) if explain else read_base(factor, *texts)
     return [
         Response(
@@ -80,6 +83,9 @@ def responses_of(
             exponents=dict(zip(reading.names, reading.exponents_BK[b].tolist(), strict=True)),
             explanation=Explanation.of(reading, b, row.token_ids, vocabulary, prompt)
             if explain and row.token_ids
+            else None,
+            doubt=Doubt.of(base, base.names, row.prompt_ids, row.token_ids)
+            if explain and row.token_ids and isinstance(base, Together)
             else None,
         )
         for b, (row, prompt) in enumerate(zip(rows, prompts, strict=True))

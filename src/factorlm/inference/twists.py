@@ -26,7 +26,6 @@ from factorlm.algebra import PAD, Factor, flatten, merge, pad_left, pad_right, u
 from factorlm.errors import InputError
 from factorlm.factors.calibration import head_strengths
 from factorlm.factors.convex import minimise
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.head import EncoderCard, Head, HeadWeights
 from factorlm.factors.headed import fuse_product
 from factorlm.factors.manifest import HeadSettings, Manifest
@@ -36,6 +35,7 @@ from factorlm.inference.draw import Sampling, generator_of
 from factorlm.inference.particles import Particles, sample_particles
 from factorlm.inference.population import Population
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # nats for a unit of |g|^2 / 2, from much to little
 MOST_STEPS = 40  # of the search for each penalty; the next goes on from there

@@ -24,7 +24,7 @@ class Body(Protocol):
         """Last hidden states [B, T, D] after the final norm, and keys and values of all tokens.
 
         Args:
-            token_BT: what is read now.
+            token_BT: what is read now; or [B, T, D], what the layers read in the places of tokens.
             position_BT: place of each token in its text, [B, T] or [1, T].
             is_token_BT: False where there is padding, over everything read and to be read; None if there is none.
             read: of what was read before; None if nothing was.
@@ -46,7 +46,7 @@ class TransformersBody:
         spans: Sequence[tuple[Span, Span] | None] = [None] * self.num_layers if read is None else read
         layers = [SpanLayer(pair) for pair in spans]
         output = self.network(
-            input_ids=token_BT,
+            **({"inputs_embeds": token_BT} if token_BT.is_floating_point() else {"input_ids": token_BT}),
             attention_mask=None if is_token_BT is None else is_token_BT.long(),
             position_ids=position_BT,
             past_key_values=Cache(layers=layers) if keep else None,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ from torch import Tensor
 
 from factorlm.algebra import PAD, Factor, State
 from factorlm.errors import IncompatibleError, InputError
-from factorlm.models.body import TransformersBody, body_of
+from factorlm.models.body import Body, TransformersBody, body_of
 from factorlm.models.encoding import Encoded, Memo
-from factorlm.models.linear import Packed, num_writes
+from factorlm.models.linear import Repacked
 from factorlm.models.span import KeysValues, Span
 from factorlm.text import Vocabulary, is_utf8
 from factorlm.text.tokens import vocabulary_of
@@ -46,7 +47,7 @@ class CausalLM(Factor):
         self.unembedding_VD: Tensor = model.get_output_embeddings().weight
         self._vocabulary = vocabulary_of(tokenizer, self.unembedding_VD.shape[0], end_ids)
         self._body = body_of(model)
-        self._unembedding: tuple[int, Packed] | None = None
+        self._unembedding = Repacked(self.unembedding_VD)
         self._memo = Memo()
         self._prefixes: OrderedDict[tuple[int, ...], Encoded] = OrderedDict()
         self.num_tokens_read = 0  # run through the layers so far; prefix reuse shows here
@@ -88,6 +89,20 @@ class CausalLM(Factor):
                 f"{self.name} has a bias, a cap or a scale on its logits, which heads cannot share; take another model"
             )
 
+    def with_body(self, body: Body, network: Any, name: str) -> CausalLM:
+        """Other layers between the same embedding and unembedding; made at once, and nothing read so far is shared.
+
+        Args:
+            body: reads tokens.
+            network: what body runs, as a network of transformers.
+            name: of the new language model.
+        """
+        other = copy.copy(self)
+        other.__dict__.pop("fingerprint", None)
+        other.model, other.name, other._body = network, name, body
+        other._memo, other._prefixes, other.num_tokens_read = Memo(), OrderedDict(), 0
+        return other
+
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text, without a start token; names of special tokens in it are plain text."""
         if not is_utf8(text):
@@ -118,6 +133,20 @@ class CausalLM(Factor):
         """Read more tokens in each row, filled on the left with PAD where rows get fewer."""
         return encoded.memo.get("advance", token_BT, lambda: self._read(encoded, token_BT.to(self.device)))
 
+    @torch.no_grad()
+    def embed(self, token_T: Tensor) -> Tensor:
+        """What the layers read in the places of these tokens, [..., D]."""
+        embedded: Tensor = self.model.get_input_embeddings()(token_T.to(self.device))
+        return embedded
+
+    @torch.no_grad()
+    def encode_embedded(self, embedded_BTD: Tensor) -> Encoded:
+        """Read vectors in the places of tokens: soft prompts, with the start token's before them. See `embed`."""
+        is_token_BT = torch.ones(embedded_BTD.shape[:2], dtype=torch.bool, device=self.device)
+        self._check_length(is_token_BT.long(), None)
+        hidden_BTD, keys_values = self._run(embedded_BTD.to(self.device), None, None, keep=True)
+        return Encoded(keys_values, Span.of(hidden_BTD, 1), is_token_BT, False)
+
     def forget(self) -> None:
         """Read prefixes anew: nothing read so far is reused. Timing needs it."""
         self._prefixes.clear()
@@ -133,10 +162,7 @@ class CausalLM(Factor):
     @torch.no_grad()
     def unembed(self, hidden_ND: Tensor) -> Tensor:
         """Logits e_v . h, [..., V], in float32."""
-        written = num_writes([self.unembedding_VD])
-        if self._unembedding is None or self._unembedding[0] != written:
-            self._unembedding = (written, Packed([self.unembedding_VD]))
-        return self._unembedding[1](hidden_ND.to(self.unembedding_VD.dtype)).float()
+        return self._unembedding(hidden_ND.to(self.unembedding_VD.dtype)).float()
 
     @torch.no_grad()
     def hidden_before(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
@@ -273,13 +299,14 @@ class CausalLM(Factor):
     ) -> tuple[Tensor, KeysValues]:
         """See Body; is_token_BT covers what was read too, None means that all are real."""
         length = token_BT.shape[1]
-        self.num_tokens_read += token_BT.numel()
+        self.num_tokens_read += token_BT.shape[0] * length
         if is_token_BT is None:
             past = read[0][0].length if read else 0
             position_BT = torch.arange(past, past + length, device=self.device)[None]
         else:
             position_BT = (is_token_BT.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
-        return self._body(token_BT.clamp(min=0), position_BT, is_token_BT, read, keep)
+        token_BT = token_BT if token_BT.is_floating_point() else token_BT.clamp(min=0)
+        return self._body(token_BT, position_BT, is_token_BT, read, keep)
 
     def _check_tokens(self, read_BT: Tensor, prefix_BT: Tensor) -> None:
         if prefix_BT.shape[1] == 0 or bool((prefix_BT[:, -1] == PAD).any()):

@@ -36,6 +36,21 @@ class Packed:
         return nn.functional.linear(x, self._weight, self.bias_O)
 
 
+class Repacked:
+    """The product x W^T with a copy of W packed when first used, and anew after each write to W; may be shared."""
+
+    def __init__(self, weight_OD: Tensor) -> None:
+        self._weight_OD = weight_OD
+        self._packed: tuple[int, Packed] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The product, [..., O]; without a gradient."""
+        written = num_writes([self._weight_OD])
+        if self._packed is None or self._packed[0] != written:
+            self._packed = (written, Packed([self._weight_OD]))
+        return self._packed[1](x)
+
+
 class PackedLinear(nn.Linear):
     """A linear layer that multiplies with a packed copy of its weight; see `install`."""
 

@@ -11,7 +11,9 @@ float32.
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,10 +39,14 @@ class LlamaBody:
         self.head_width: int = inner.layers[0].self_attn.head_dim
         self._embedding_VD = inner.embed_tokens.weight
         self._rotary = inner.rotary_emb
-        self._network = inner
-        self._weights = tuple(inner.parameters())
-        self._packed_at = -1
-        self._layers: list[_Layer] = []
+        self._packing = _Packing(inner)
+        self._kept = tuple(range(len(inner.layers)))
+
+    def with_layers(self, kept: Sequence[int]) -> LlamaBody:
+        """The body that runs only these of its layers, over the same weights and the same packed copies of them."""
+        other = copy.copy(self)
+        other._kept = tuple(self._kept[number] for number in kept)
+        return other
 
     @staticmethod
     def is_one(network: Any) -> bool:
@@ -63,11 +69,9 @@ class LlamaBody:
         self, token_BT: Tensor, position_BT: Tensor, is_token_BT: Tensor | None, read: KeysValues | None, keep: bool
     ) -> tuple[Tensor, KeysValues]:
         """See Body."""
-        written = linear.num_writes(self._weights)
-        if written != self._packed_at:  # when first used, too: many commands load a model and read little or nothing
-            self._layers, self._last_norm = [_Layer(layer) for layer in self._network.layers], _Norm(self._network.norm)
-            self._packed_at = written
-        x_BTD = embedding(token_BT, self._embedding_VD)
+        layers, last_norm = self._packing.current()
+        is_embedded = token_BT.is_floating_point()
+        x_BTD = token_BT.clone() if is_embedded else embedding(token_BT, self._embedding_VD)
         num_read = read[0][0].length if read else 0
         cos, sin = self._rotary(x_BTD, position_BT)
         cos, sin = cos[:, :, None], sin[:, :, None]
@@ -76,7 +80,7 @@ class LlamaBody:
         mask = self._mask(token_BT.shape[1], num_read, is_token_BT, x_BTD)
         dtype, x_BTD = x_BTD.dtype, x_BTD.float()
         kept = []
-        for number, layer in enumerate(self._layers):
+        for number, layer in enumerate(layers[place] for place in self._kept):
             joint = layer.qkv(layer.norm(x_BTD, dtype)).unflatten(-1, (-1, self.head_width))
             turned = joint[:, :, : self.num_heads + self.num_keys]
             turned = torch.addcmul(turned * cos, turned.roll(half, -1), sin)
@@ -91,7 +95,7 @@ class LlamaBody:
             x_BTD += layer.out(self._attend(query, key, value, mask))
             gate, up = layer.gate_up(layer.middle_norm(x_BTD, dtype)).chunk(2, -1)
             x_BTD += layer.down(silu(gate) * up)
-        return self._last_norm(x_BTD, dtype), tuple(kept)
+        return last_norm(x_BTD, dtype), tuple(kept)
 
     def _mask(self, num_tokens: int, num_read: int, is_token_BT: Tensor | None, like: Tensor) -> Tensor | None:
         """What is added to the attention of each query to each key, [1 or B, 1, T or GT, S]; None if all see all."""
@@ -115,6 +119,25 @@ class LlamaBody:
             found_BKNF = scaled_dot_product_attention(query_BHTF.reshape(shape), key_BKSF, value_BKSF, mask)
             found_BHTF = found_BKNF.reshape(query_BHTF.shape)
         return found_BHTF.transpose(1, 2).flatten(2)
+
+
+class _Packing:
+    """Packed copies of all layers of a network, for every body that runs some of them."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        self._weights = tuple(network.parameters())
+        self._packed_at = -1
+        self._layers: list[_Layer] = []
+        self._last_norm: _Norm
+
+    def current(self) -> tuple[list[_Layer], _Norm]:
+        """All layers and the norm behind them, packed anew if anything was written into their weights."""
+        written = linear.num_writes(self._weights)
+        if written != self._packed_at:  # when first used, too: many commands load a model and read little or nothing
+            self._layers, self._last_norm = [_Layer(layer) for layer in self._network.layers], _Norm(self._network.norm)
+            self._packed_at = written
+        return self._layers, self._last_norm
 
 
 class _Layer:

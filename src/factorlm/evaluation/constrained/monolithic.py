@@ -15,12 +15,13 @@ from pathlib import Path
 from factorlm.algebra import Factor
 from factorlm.errors import InputError
 from factorlm.evaluation.constrained.constraints import Constraint, ExamplesOf, split_of
-from factorlm.evaluation.lora import Adapter, LoraSettings, merged, notes_of, train_lora
+from factorlm.evaluation.lora import train_lora
 from factorlm.evaluation.workbench import Workbench
 from factorlm.factors.contrast import contrast
 from factorlm.factors.features import LONGEST_TEXT
 from factorlm.models import CausalLM
 from factorlm.models.fetch import cache_folder
+from factorlm.models.lora import Adapter, LoraSettings, merged, notes_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,6 @@ from factorlm.evaluation.constrained.monolithic import Monolith, fine_tuned
 from factorlm.evaluation.diversity import distinct, jackknife_interval, leave_groups_out, words_of
 from factorlm.evaluation.intervals import Estimate, bootstrap, mean_interval
 from factorlm.evaluation.judging import base_perplexity, divergence
-from factorlm.evaluation.lora import LoraSettings
 from factorlm.evaluation.rates import attribute_rate
 from factorlm.evaluation.responses import Samples, base_nats, respond
 from factorlm.evaluation.workbench import Workbench
@@ -32,6 +31,7 @@ from factorlm.inference import Model, Sampling
 from factorlm.inference.expression import Composed, factor_part
 from factorlm.inference.strengths import exponent_of
 from factorlm.models import CausalLM
+from factorlm.models.lora import LoraSettings
 
 Array = NDArray[np.float64]
 FACTORISED, MONOLITHIC, PROMPT = "factorised", "monolithic", "prompt"

@@ -16,7 +16,7 @@ from torch import Tensor
 from factorlm.errors import UnknownNameError
 from factorlm.evaluation.judges.card import JudgeCard
 from factorlm.evaluation.judges.features import Features, Report, extract, normalise
-from factorlm.factors.features import quiet
+from factorlm.models.progress import quiet
 
 Array = NDArray[np.float64]
 CHUNK_TEXTS = 4096  # whose features are held at once

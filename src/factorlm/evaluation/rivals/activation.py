@@ -21,15 +21,16 @@ from factorlm.algebra import PAD, Factor, Named, pad_right
 from factorlm.evaluation import clock
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, bounded, digest, digest_of_tensors
-from factorlm.evaluation.rivals.twins import as_language_model, twin
 from factorlm.factors.calibration import OPENINGS, neutral_states
 from factorlm.factors.examples import Example, Split
-from factorlm.factors.features import Report, quiet, tokenized
+from factorlm.factors.features import tokenized
 from factorlm.factors.response import Judge, sentence_judge
 from factorlm.inference.draw import Sampling
 from factorlm.inference.model import Model
 from factorlm.models import CausalLM
 from factorlm.models.encoding import Memo
+from factorlm.models.progress import Report, quiet
+from factorlm.models.twins import as_language_model, twin
 
 MOST_TEXTS = 300  # of each class, for the means
 BATCH_TEXTS = 16

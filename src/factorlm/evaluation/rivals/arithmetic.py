@@ -21,10 +21,10 @@ from factorlm.evaluation.rivals.candidates import Candidates
 from factorlm.evaluation.rivals.kept import Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, digest, digest_of_tensors
 from factorlm.factors.examples import Example, Split
-from factorlm.factors.features import Report, quiet
 from factorlm.models import CausalLM
 from factorlm.models.encoding import Encoded
 from factorlm.models.fetch import MODELS
+from factorlm.models.progress import Report, quiet
 
 LogOdds = Callable[[Sequence[str]], Tensor]  # of the attribute, [N]
 SHORTEST = 2  # words of a beginning

@@ -10,8 +10,8 @@ from factorlm.evaluation.rivals.kept import Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, digest, digest_of_tensors
 from factorlm.factors.contrast import contrast
 from factorlm.factors.examples import Split
-from factorlm.factors.features import Report, quiet
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 
 @dataclass(frozen=True)

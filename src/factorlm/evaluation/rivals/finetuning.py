@@ -19,9 +19,10 @@ from factorlm.algebra import PAD, pad_right
 from factorlm.evaluation import clock
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import digest
-from factorlm.evaluation.rivals.twins import as_language_model, twin
-from factorlm.factors.features import Report, quiet, tokenized
+from factorlm.factors.features import tokenized
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
+from factorlm.models.twins import as_language_model, twin
 from factorlm.settings import Config
 
 TARGETS = ("q_proj", "v_proj")

@@ -18,9 +18,9 @@ from factorlm.evaluation.rivals.kept import Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, digest_of_tensors
 from factorlm.evaluation.rivals.states import LabelledStates, labelled_states
 from factorlm.factors.examples import Split
-from factorlm.factors.features import Report, quiet
 from factorlm.models import CausalLM
 from factorlm.models.encoding import Encoded
+from factorlm.models.progress import Report, quiet
 from factorlm.settings import Config
 
 

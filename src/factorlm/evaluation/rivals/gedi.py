@@ -16,8 +16,9 @@ from factorlm.evaluation.rivals.finetuning import FineTuning
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, digest, digest_of_tensors
 from factorlm.factors.examples import Example, Split
-from factorlm.factors.features import Report, quiet, tokenized
+from factorlm.factors.features import tokenized
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 from factorlm.text import Vocabulary
 
 MOST_TEXTS = 200  # that the scale and the prior are fitted on

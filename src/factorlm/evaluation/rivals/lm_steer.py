@@ -20,9 +20,9 @@ from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import Prepared, digest_of_tensors
 from factorlm.evaluation.rivals.states import LabelledStates, labelled_states
 from factorlm.factors.examples import Split
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.head import Head, HeadWeights
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 from factorlm.settings import Config
 
 

@@ -11,9 +11,9 @@ from factorlm.algebra import Factor, Named, Power
 from factorlm.evaluation.rivals.kept import Kept
 from factorlm.evaluation.rivals.rival import Prepared, digest
 from factorlm.factors.examples import Split
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.prompt import Conditioned
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report, quiet
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from torch import Tensor
 from factorlm.algebra import Factor, Product
 from factorlm.evaluation.rivals.kept import Kept
 from factorlm.factors.examples import Example, Split, evenly
-from factorlm.factors.features import Report
 from factorlm.inference.expression import Composed
 from factorlm.inference.model import Model
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report
 
 
 class Rival(Protocol):

@@ -14,8 +14,9 @@ from factorlm.evaluation import clock
 from factorlm.evaluation.rivals.kept import Checkpoint, Kept, Learned
 from factorlm.evaluation.rivals.rival import digest, digest_of_tensors
 from factorlm.factors.examples import Example
-from factorlm.factors.features import Features, Report, encode
+from factorlm.factors.features import Features, encode
 from factorlm.models import CausalLM
+from factorlm.models.progress import Report
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,7 +41,6 @@ from factorlm.evaluation.constrained.ways import (
 )
 from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.intervals import Comparison, Estimate, adjusted, compare
-from factorlm.evaluation.lora import LoraSettings
 from factorlm.evaluation.responses import base_nats, distinct_prompts
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.factors import bind, factor
@@ -50,6 +49,7 @@ from factorlm.factors.recipe import load_recipe
 from factorlm.factors.store import manifests
 from factorlm.inference import Sampling
 from factorlm.models import CausalLM
+from factorlm.models.lora import LoraSettings
 from factorlm.settings import Config
 
 # Taken in this order, as far as there are such factors. No two learn against each other (romantic texts are among those

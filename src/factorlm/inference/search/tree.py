@@ -14,12 +14,12 @@ from pydantic import Field
 
 from factorlm.algebra import Factor, LocalProduct, State, device_of, pad_left
 from factorlm.errors import DeadEndError, InputError
-from factorlm.factors.features import Report, quiet
 from factorlm.factors.headed import fuse
 from factorlm.factors.nucleus import quantile
 from factorlm.inference.search.best import Reward
 from factorlm.inference.search.counting import Counting
 from factorlm.inference.search.found import Found
+from factorlm.models.progress import Report, quiet
 from factorlm.settings import Config
 
 

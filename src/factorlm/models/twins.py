@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from factorlm.models import CausalLM
+from factorlm.models.causal import CausalLM
 
 
 def twin(lm: CausalLM) -> Any:

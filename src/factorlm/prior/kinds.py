@@ -1,0 +1,85 @@
+"""What components can be made of: how each kind is put together from a card and numbers. One line each."""
+
+# Axes: D width, K components, L layers that are free, M places.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from factorlm.errors import IncompatibleError, IntegrityError
+from factorlm.models import CausalLM
+from factorlm.models.loading import load_present
+from factorlm.models.lora import Adapter, merged
+from factorlm.prior.ensemble import Ensemble, Separate
+from factorlm.prior.incontext import InContext
+from factorlm.prior.layers import layer_parts
+from factorlm.prior.manifest import Kind, Layers, Lora, Models, Prompts, SoftPrompts
+
+Build = Callable[[CausalLM, Kind, dict[str, Tensor]], Ensemble]
+
+
+def prompt_tokens(lm: CausalLM, assumption: str) -> list[int]:
+    """What is read of a sentence that a component assumes: a paragraph of its own before every text."""
+    return lm.encode_text(assumption.strip() + "\n\n")
+
+
+def _soft_prompts(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
+    assert isinstance(kind, SoftPrompts)
+    soft_KMD = _needed(tensors, "soft")
+    if soft_KMD.ndim != 3 or soft_KMD.shape[1:] != (kind.places, lm.width):
+        raise IntegrityError(
+            f"soft prompts of {kind.places} vectors of {lm.width} numbers are needed, got {list(soft_KMD.shape)}; "
+            "copy the prior again"
+        )
+    return InContext(lm, list(soft_KMD.to(lm.device)))
+
+
+def _prompts(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
+    assert isinstance(kind, Prompts)
+    return InContext(lm, [torch.tensor(prompt_tokens(lm, assumption)) for assumption in kind.assumptions])
+
+
+def _layers(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
+    assert isinstance(kind, Layers)
+    return Separate(layer_parts(lm, _needed(tensors, "logits"), kind.first, kind.last))
+
+
+def _lora(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
+    assert isinstance(kind, Lora)
+    names = sorted({name.split(".", 2)[2] for name in tensors})
+    num_components = len({name.split(".", 1)[0] for name in tensors})
+    adapters = [
+        Adapter(kind.scale, *({n: _needed(tensors, f"{k}.{side}.{n}").to(lm.device) for n in names} for side in SIDES))
+        for k in range(num_components)
+    ]
+    return Separate(tuple(merged(lm, adapter) for adapter in adapters))
+
+
+def _models(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
+    assert isinstance(kind, Models)
+    parts = [lm if name == lm.name else load_present(name) for name in kind.models]
+    for name, part in zip(kind.models, parts, strict=True):
+        if part.vocabulary != lm.vocabulary:
+            raise IncompatibleError(
+                f"models with the tokens of {lm.name} are needed, {name} has others; take models with one tokenizer"
+            )
+    return Separate(tuple(parts))
+
+
+def _needed(tensors: dict[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise IntegrityError(f"numbers named {name!r} are needed, got {', '.join(tensors) or 'none'}; copy it again")
+    return tensors[name]
+
+
+SIDES = ("down", "up")
+KINDS: dict[str, Build] = {
+    "soft-prompt": _soft_prompts,
+    "prompt": _prompts,
+    "layers": _layers,
+    "lora": _lora,
+    "model": _models,
+}

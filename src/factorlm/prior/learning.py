@@ -1,0 +1,337 @@
+"""Learning a prior: expectation maximisation over components, whatever they are made of.
+
+The bound is F = sum_n log sum_k mu_k p_k(x_n)^t_n + (alpha - 1) sum_k log mu_k, with t_n = min(1, T / tokens of x_n):
+without tempering, responsibilities of long texts are 0 or 1 from the first round on, and components never move.
+EM computes responsibilities and weights exactly; what the M-step does to the components is kept only if the bound did
+not fall, else it is undone and the next one is made with smaller steps. So the bound never falls, unless a dead
+component begins anew.
+
+Sources: Dempster, Laird and Rubin (1977); mixtures of text generators, Shen et al. (2019), arXiv:1902.07816; of soft
+prompts, Qin and Eisner (2021), arXiv:2104.06599.
+"""
+
+# Axes: K components, N texts.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, Protocol
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from factorlm.algebra import log_normalize
+from factorlm.errors import InputError
+from factorlm.models.progress import Report, quiet
+from factorlm.prior.beliefs import num_effective
+from factorlm.settings import Config
+
+Rows = Sequence[list[int]]  # token ids of texts, without the start token
+SLOWER = 0.5  # of the step size, after a round that was undone
+TOLERANCE = 1e-9  # nats per text
+SEEDS = 16  # texts that a component begins anew from
+
+
+class Learner(Protocol):
+    """Components that can be improved."""
+
+    num_components: int
+
+    def log_prob(self, rows: Rows, report: Report) -> Tensor:
+        """Log probability of each text under each component, [N, K], in nats, without any noise."""
+
+    def improve(self, rows: Rows, weight_NK: Tensor, *, rate: float, report: Report) -> None:
+        """Go through the texts once and raise sum_nk weight_nk log p_k(x_n); `rate` scales the steps."""
+
+    def reseed(self, index: int, rows: Rows) -> None:
+        """Begin a component anew, near these texts, which nobody explains well."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that goes on from here."""
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from there."""
+
+
+class Learning(Config):
+    """How a prior is learned.
+
+    Attributes:
+        method: em (responsibilities of all texts, then a step of the components), variational (both for one batch of
+            texts after the other: stochastic ascent of the bound) or hard (the same, but only the most responsible
+            component of a text learns from it: online hard EM).
+        batch_texts: texts to a batch of the latter two.
+        assignment: which components learn from a text in a step: one, drawn by responsibility (K times as fast, and
+            right on average), or all, each by its share.
+        rounds: at most.
+        patience: rounds without a better held-out likelihood, after which it stops.
+        temper_tokens: T above; a text counts as at most so many tokens while responsibilities are computed.
+        alpha: of the Dirichlet prior on weights; above 1 no component dies.
+        dev_share: of the texts, held out to decide when to stop and what is kept.
+        dead_below: a component with less weight than this share of 1/K begins anew.
+        seed: of everything random.
+    """
+
+    method: Literal["em", "hard", "variational"] = "em"
+    batch_texts: PositiveInt = 64
+    assignment: Literal["drawn", "all"] = "drawn"
+    rounds: PositiveInt = 6
+    patience: PositiveInt = 2
+    temper_tokens: PositiveFloat = 16.0
+    alpha: Annotated[float, Field(ge=1)] = 1.1
+    dev_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dead_below: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    seed: int = 0
+
+
+class Round(Config):
+    """What a round found, before it changed anything.
+
+    Attributes:
+        bound: F above, in nats per text, None where nothing was measured; of variational and
+            hard, the mean over batches as they came.
+        train_nats: negative log likelihood of a training text under the mixture, in nats per token, not tempered.
+        dev_nats: the same on held-out texts; of the training texts where none are held out.
+        num_effective: exp(H(mu)).
+        certainty: mean over texts of the largest responsibility.
+        rate: what step sizes were scaled by.
+        is_undone: whether the step before was undone, as the bound had fallen.
+        reseeded: components that began anew.
+    """
+
+    bound: float | None
+    train_nats: float | None
+    dev_nats: float | None
+    num_effective: float
+    certainty: float
+    rate: float
+    is_undone: bool = False
+    reseeded: tuple[int, ...] = ()
+
+
+@dataclass
+class Progress:
+    """Where learning stands after a round; everything needed to go on.
+
+    Attributes:
+        log_prob_K: log weights.
+        rounds: what each found; the first may be unmeasured, where responsibilities were given.
+        rate: of the next step.
+        best_dev: lowest held-out nats per token so far.
+        best: weights and learner's state there.
+        before: weights, learner's state and what was measured before the last step, in case it must be undone.
+    """
+
+    log_prob_K: Tensor
+    rounds: list[Round] = field(default_factory=list)
+    rate: float = 1.0
+    best_dev: float = math.inf
+    best: tuple[Tensor, dict[str, Tensor]] | None = None
+    before: tuple[Tensor, dict[str, Tensor], Tensor, float] | None = None
+
+
+def responsibilities(log_prob_K: Tensor, log_lik_NK: Tensor) -> Tensor:
+    """Log of mu_k p_k(x_n), normalised over components, [N, K]."""
+    return log_normalize(log_prob_K + log_lik_NK)
+
+
+def bound_of(log_prob_K: Tensor, log_lik_NK: Tensor, alpha: float) -> float:
+    """F above, in nats: the marginal log likelihood of all texts and the Dirichlet prior on weights."""
+    smooth = (alpha - 1) * float(log_prob_K.sum()) if alpha > 1 else 0.0
+    return float(torch.logsumexp(log_prob_K + log_lik_NK, -1).sum()) + smooth
+
+
+def best_weights(resp_NK: Tensor, alpha: float) -> Tensor:
+    """Log of the weights that maximise the bound at these responsibilities: mu_k ∝ alpha - 1 + sum_n r_nk, [K]."""
+    return log_normalize((alpha - 1 + resp_NK.sum(0)).log())
+
+
+def split(num_texts: int, settings: Learning) -> tuple[list[int], list[int]]:
+    """Numbers of the texts to learn from, and of those held out."""
+    order = torch.randperm(num_texts, generator=torch.Generator().manual_seed(settings.seed)).tolist()
+    num_dev = round(settings.dev_share * num_texts)
+    return sorted(order[num_dev:]), sorted(order[:num_dev])
+
+
+def learn(
+    learner: Learner,
+    rows: Rows,
+    settings: Learning,
+    *,
+    first_NK: Tensor | None = None,
+    progress: Progress | None = None,
+    save: Callable[[Progress], None] | None = None,
+    report: Report = quiet,
+) -> Progress:
+    """Learn weights and components from texts; the learner is left as it was at the best held-out likelihood.
+
+    Args:
+        learner: of the components.
+        rows: the texts.
+        settings: how.
+        first_NK: responsibilities to begin with, which break the symmetry of equal components; without, the learner's
+            own likelihoods do.
+        progress: to go on from, with the learner restored.
+        save: called after each round.
+        report: told of progress.
+
+    Raises:
+        InputError: if there are fewer texts than components.
+    """
+    train, dev = split(len(rows), settings)
+    num_components = learner.num_components
+    if len(train) < num_components:
+        raise InputError(f"at least {num_components} texts to learn from are needed, got {len(train)}; give more")
+    now = progress or Progress(torch.full((num_components,), -math.log(num_components), dtype=torch.float64))
+    run = _Run(learner, settings, [rows[i] for i in train], [rows[i] for i in dev], now, report)
+    if not now.rounds and first_NK is not None:
+        run.begin(first_NK[train].double())
+        if save is not None:
+            save(now)
+    while not run.is_over:
+        (run.batch_round if settings.method == "em" else run.online_round)()
+        if save is not None:
+            save(now)
+    if now.best is not None:
+        now.log_prob_K = now.best[0]
+        learner.restore(_copied(now.best[1]))
+    return now
+
+
+@dataclass
+class _Run:
+    learner: Learner
+    settings: Learning
+    train: Rows
+    dev: Rows
+    now: Progress
+    report: Report
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there were enough rounds, or the held-out likelihood no longer gets better."""
+        nats = [math.inf if r.dev_nats is None else r.dev_nats for r in self.now.rounds]
+        if len(nats) > self.settings.rounds:
+            return True
+        return bool(nats) and len(nats) - 1 - min(range(len(nats)), key=nats.__getitem__) >= self.settings.patience
+
+    def begin(self, resp_NK: Tensor) -> None:
+        """A first step with responsibilities that were given."""
+        self.now.log_prob_K = best_weights(resp_NK, self.settings.alpha)
+        self._note(None, None, None, resp_NK)
+        self._improve(self.train, resp_NK, 1.0, self._shown)
+
+    def batch_round(self) -> None:
+        """Responsibilities of all texts and new weights, then a step of the components."""
+        now, alpha = self.now, self.settings.alpha
+        temper_N1 = self._temper(self.train)
+        whole_NK = self.learner.log_prob(self.train, self._shown).double()
+        bound = bound_of(now.log_prob_K, whole_NK * temper_N1, alpha) / len(self.train)
+        is_undone = now.before is not None and bound < now.before[3] - TOLERANCE
+        if is_undone:
+            assert now.before is not None
+            now.log_prob_K, state, whole_NK, _ = now.before
+            self.learner.restore(_copied(state))
+            now.rate *= SLOWER
+            bound = bound_of(now.log_prob_K, whole_NK * temper_N1, alpha) / len(self.train)
+        resp_NK = responsibilities(now.log_prob_K, whole_NK * temper_N1).exp()
+        now.log_prob_K = best_weights(resp_NK, alpha)
+        train_nats = _nats(now.log_prob_K, whole_NK, self.train)
+        dev_nats = self._held_out(train_nats)
+        num_tokens_N = torch.tensor([len(row) for row in self.train], dtype=torch.float64)
+        order = (torch.logsumexp(now.log_prob_K + whole_NK, -1) / num_tokens_N).argsort().tolist()
+        reseeded = self._reseed([self.train[i] for i in order])
+        self._note(bound, train_nats, dev_nats, resp_NK, is_undone, reseeded)
+        now.before = None if reseeded else (now.log_prob_K.clone(), _copied(self.learner.state()), whole_NK, bound)
+        if not self.is_over:
+            self._improve(self.train, resp_NK, now.rate, self._shown)
+
+    def online_round(self) -> None:
+        """Both for one batch of texts after the other."""
+        now, settings = self.now, self.settings
+        seed = settings.seed + 1000 * len(now.rounds)
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        total_K = now.log_prob_K.exp() * len(self.train)
+        bound, log_prob, done, found = 0.0, 0.0, 0, []
+        for batch in order.split(settings.batch_texts):
+            rows = [self.train[i] for i in batch.tolist()]
+            whole_NK = self.learner.log_prob(rows, quiet).double()
+            log_lik_NK = whole_NK * self._temper(rows)
+            bound += bound_of(now.log_prob_K, log_lik_NK, 1.0)
+            log_prob += float(torch.logsumexp(now.log_prob_K + whole_NK, -1).sum())
+            resp_NK = responsibilities(now.log_prob_K, log_lik_NK).exp()
+            if settings.method == "hard":
+                resp_NK = torch.nn.functional.one_hot(resp_NK.argmax(1), self.learner.num_components).double()
+            self._improve(rows, resp_NK, now.rate, quiet)
+            share = len(rows) / len(self.train)  # weights follow the last pass over all texts
+            total_K = (1 - share) * total_K + resp_NK.sum(0)
+            now.log_prob_K = best_weights(total_K[None], settings.alpha)
+            found.append(resp_NK)
+            done += len(rows)
+            self._shown("texts", done, len(self.train))
+        train_nats = -log_prob / sum(map(len, self.train))
+        dev_nats = self._held_out(train_nats)
+        reseeded = self._reseed([self.train[i] for i in order.tolist()])
+        self._note(bound / len(self.train), train_nats, dev_nats, torch.cat(found), reseeded=reseeded)
+
+    def _improve(self, rows: Rows, resp_NK: Tensor, rate: float, report: Report) -> None:
+        """A step of the components."""
+        if self.settings.assignment == "drawn":
+            seed = self.settings.seed + 1000 * len(self.now.rounds) + len(rows)
+            drawn_N = torch.multinomial(resp_NK, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+            resp_NK = torch.nn.functional.one_hot(drawn_N, self.learner.num_components).double()
+        self.learner.improve(rows, resp_NK * self._temper(rows), rate=rate, report=report)
+
+    def _held_out(self, train_nats: float) -> float:
+        """Nats per token of held-out texts; the best state is kept."""
+        now = self.now
+        nats = train_nats
+        if self.dev:
+            nats = _nats(now.log_prob_K, self.learner.log_prob(self.dev, self._shown).double(), self.dev)
+        if nats < now.best_dev:
+            now.best_dev, now.best = nats, (now.log_prob_K.clone(), _copied(self.learner.state()))
+        return nats
+
+    def _reseed(self, worst: Rows) -> tuple[int, ...]:
+        """Begin dead components anew, each near other texts of those that are explained worst."""
+        least = self.settings.dead_below / self.learner.num_components
+        dead = tuple(k for k, p in enumerate(self.now.log_prob_K.exp().tolist()) if p < least)
+        for number, k in enumerate(dead):
+            self.learner.reseed(k, list(worst[number : len(dead) * SEEDS : len(dead)]))
+        if dead:
+            prob_K = self.now.log_prob_K.exp()
+            prob_K[list(dead)] = 1 / self.learner.num_components
+            self.now.log_prob_K = log_normalize(prob_K.log())
+        return dead
+
+    def _temper(self, rows: Rows) -> Tensor:
+        """What log likelihoods of texts are multiplied by, [N, 1]."""
+        num_tokens_N = torch.tensor([len(row) for row in rows], dtype=torch.float64)
+        return (self.settings.temper_tokens / num_tokens_N.clamp(min=1)).clamp(max=1.0)[:, None]
+
+    def _note(
+        self, bound: float | None, train_nats: float | None, dev_nats: float | None, resp_NK: Tensor,
+        is_undone: bool = False, reseeded: tuple[int, ...] = (),
+    ) -> None:  # fmt: skip
+        now = self.now
+        now.rounds.append(
+            Round(
+                bound=bound, train_nats=train_nats, dev_nats=dev_nats, num_effective=num_effective(now.log_prob_K),
+                certainty=float(resp_NK.amax(1).mean()), rate=now.rate, is_undone=is_undone, reseeded=reseeded,
+            )
+        )  # fmt: skip
+
+    def _shown(self, stage: str, done: int, total: int) -> None:
+        self.report(f"round {len(self.now.rounds)}: {stage}", done, total)
+
+
+def _nats(log_prob_K: Tensor, log_lik_NK: Tensor, rows: Rows) -> float:
+    """Negative log likelihood of texts under the mixture, per token."""
+    return -float(torch.logsumexp(log_prob_K + log_lik_NK, -1).sum()) / sum(map(len, rows))
+
+
+def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
