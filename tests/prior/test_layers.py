@@ -10,7 +10,8 @@ from factorlm.errors import InputError
 from factorlm.models import CausalLM
 from factorlm.models.layers import skipping
 from factorlm.models.progress import quiet
-from factorlm.prior.layers import LayerComponents, LayerSettings, layer_parts
+from factorlm.prior.layers import LayerComponents, LayerSettings
+from factorlm.prior.parts import layer_parts
 from factorlm.prior.variational import enumerate_masks, exact_bound
 
 FREE = 3  # layers 1, 2 and 3 of five

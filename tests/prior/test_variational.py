@@ -9,7 +9,11 @@ from torch import Tensor
 
 from factorlm.errors import InputError
 from factorlm.prior.variational import (
+    KEPT,
+    RIDGE,
+    Slopes,
     bernoulli_kl,
+    controlled,
     draw_masks,
     enumerate_masks,
     exact_bound,
@@ -108,6 +112,49 @@ def test_reinforce_is_exact_on_average(num_masks: int) -> None:
     )  # what a baseline is for
 
 
+def test_a_linear_guess_takes_noise_away_and_leaves_the_mean() -> None:
+    """Over every pair of masks; a wrong guess costs nothing in the mean, the right one leaves no noise of its part."""
+    mask_ML, slope_L = enumerate_masks(L), torch.tensor([3.0, -2.0, 0.5, 1.0], dtype=torch.float64)
+    log_q_M, value_M = log_q(LOGIT_L, mask_ML), value_of(mask_ML) + mask_ML @ slope_L
+    want_L = exact_gradient() + slope_L * LOGIT_L.sigmoid() * (1 - LOGIT_L.sigmoid())
+    spread = []
+    for guess_L in (torch.zeros(L), -slope_L, slope_L):
+        found = [
+            (float(log_q_M[list(pair)].sum().exp()),
+             controlled(LOGIT_L, mask_ML[list(pair)], value_M[list(pair)], guess_L))
+            for pair in product(range(len(mask_ML)), repeat=2)
+        ]  # fmt: skip
+        mean_L = torch.stack([prob * estimate_L for prob, estimate_L in found]).sum(0)
+        torch.testing.assert_close(mean_L, want_L, atol=EXACT, rtol=0)
+        spread.append(sum(prob * float((estimate_L - want_L).square().sum()) for prob, estimate_L in found))
+    plain = sum(
+        float(log_q_M[list(pair)].sum().exp())
+        * float((leave_one_out(mask_ML[list(pair)], value_of(mask_ML[list(pair)])) - exact_gradient()).square().sum())
+        for pair in product(range(len(mask_ML)), repeat=2)
+    )
+    assert spread[2] == pytest.approx(plain)  # as if the linear part were not there
+    assert spread[1] > 1.5 * spread[0] > 2.5 * spread[2]
+
+
+def test_slopes_are_least_squares_of_all_masks_so_far() -> None:
+    generator = torch.Generator().manual_seed(0)
+    slope_L, slopes = torch.tensor([3.0, -2.0, 0.5, 1.0], dtype=torch.float64), Slopes.none(L)
+    assert slopes.slope_L.tolist() == [0] * L
+    masks, values, weights = [], [], []
+    for step in range(60):
+        mask_SL = draw_masks(torch.zeros(L, dtype=torch.float64), 4, generator)
+        value_S = mask_SL @ slope_L + 100 * torch.rand((), generator=generator)  # batches differ, masks are compared
+        slopes = slopes.after(mask_SL, value_S)
+        masks.append(mask_SL - mask_SL.mean(0))
+        values.append(value_S - value_S.mean())
+        weights.append(KEPT ** (59 - step))
+    weight_N = torch.tensor(weights, dtype=torch.float64).repeat_interleave(4)
+    mask_NL, value_N = torch.cat(masks), torch.cat(values)
+    outer_LL = mask_NL.T @ (weight_N[:, None] * mask_NL) + RIDGE * torch.eye(L)
+    torch.testing.assert_close(slopes.slope_L, outer_LL.inverse() @ (mask_NL.T @ (weight_N * value_N)))
+    assert float((slopes.slope_L - slope_L).abs().max()) < 0.15  # the ridge takes one part in 27 away
+
+
 def test_reinforce_draws_from_q_and_passes_values_on() -> None:
     seen: list[Tensor] = []
 
@@ -115,11 +162,12 @@ def test_reinforce_draws_from_q_and_passes_values_on() -> None:
         seen.append(mask_SL)
         return value_of(mask_SL)
 
-    gradient_L, mean = reinforce(LOGIT_L, log_lik, 5, torch.Generator().manual_seed(3))
+    gradient_L, drawn_SL, value_S = reinforce(LOGIT_L, log_lik, 5, torch.Generator().manual_seed(3))
     again_SL = draw_masks(LOGIT_L, 5, torch.Generator().manual_seed(3))
     [mask_SL] = seen
     assert torch.equal(mask_SL, again_SL)
-    assert mean == float(value_of(mask_SL).mean())
+    assert torch.equal(drawn_SL, mask_SL)
+    assert torch.equal(value_S, value_of(mask_SL))
     assert torch.equal(gradient_L, leave_one_out(mask_SL, value_of(mask_SL)))
     with pytest.raises(InputError, match="at least two masks"):
         reinforce(LOGIT_L, value_of, 1, torch.Generator())

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("local", "smc", "importance", "metropolis")
 DRAFTS = ("lookup", "base")
+UNSURE = (
+    "tokens before which components disagreed most, in nats (within: given the model; between: which model), and "
+    "weights by then"
+)
 OVERSHOOT = 1.3  # times what factors move the base one by one: worth a warning
 
 
@@ -215,6 +219,8 @@ def as_object(model: Model, response: Response, seed: int) -> dict[str, Any]:
         found["particles"] = response.population.as_json()
     if response.explanation is not None:
         found["attribution"] = response.explanation.as_json()
+    if response.doubt is not None:
+        found["uncertainty"] = response.doubt.as_json()
     return found
 
 
@@ -279,5 +285,8 @@ def _explain(model: Model, response: Response) -> None:
         console.print(response.explanation.legend(strengths))
         console.print("[dim]tokens that the factors pushed most, in nats (base + pushes + normaliser = log prob)[/dim]")
         console.print(response.explanation.table())
+    if response.doubt is not None:
+        console.print(f"[dim]{UNSURE}[/dim]", soft_wrap=True)
+        console.print(response.doubt.table())
     total = f"log probability {response.log_prob:.2f} nats composed, {response.base_log_prob:.2f} under the base"
     console.print(f"[dim]{total}, {len(response.token_ids)} tokens[/dim]")

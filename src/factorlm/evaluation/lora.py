@@ -21,7 +21,7 @@ from factorlm.errors import InputError
 from factorlm.evaluation import clock
 from factorlm.factors.features import tokenized
 from factorlm.models import CausalLM
-from factorlm.models.lora import Adapter, LoraLinear, LoraSettings, with_adapter
+from factorlm.models.lora import Adapter, LoraLinear, LoraSettings, adapter_in, with_adapter
 from factorlm.models.progress import Report, quiet
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises; after that it falls to zero
@@ -71,8 +71,8 @@ def train_lora(
     if not rows:
         raise InputError("texts to train on are needed, got none with a token in it")
     network = with_adapter(lm, Adapter.fresh(lm, settings, seed))
-    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLinear)}
-    weights = [weight for layer in layers.values() for weight in (layer.down_RI, layer.up_OR)]
+    layers = [layer for layer in network.modules() if isinstance(layer, LoraLinear)]
+    weights = [weight for layer in layers for weight in (layer.down_RI, layer.up_OR)]
     for weight in weights:
         weight.requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
@@ -91,12 +91,7 @@ def train_lora(
             schedule.step()
             losses.append(float(loss.detach()))
             report(stage, step, len(batches))
-    adapter = Adapter(
-        settings.scale,
-        {name: layer.down_RI.detach().clone() for name, layer in layers.items()},
-        {name: layer.up_OR.detach().clone() for name, layer in layers.items()},
-    )
-    return Tuned(adapter, tuple(losses), clock.seconds(lm.device) - start)
+    return Tuned(adapter_in(network, settings.scale), tuple(losses), clock.seconds(lm.device) - start)
 
 
 def shuffled(lengths: Sequence[int], size: int, generator: torch.Generator) -> list[Tensor]:

@@ -51,7 +51,7 @@ def skipping(lm: CausalLM, kept: Sequence[int]) -> CausalLM:
             f"some of the layers 0 to {total - 1} of {lm.name} are kept, each once and in order, got {list(kept)}; "
             f"give rising numbers"
         )
-    network = _cut(lm, kept)
+    network = shortened(lm.model, kept)
     body = lm._body.with_layers(kept) if isinstance(lm._body, LlamaBody) else TransformersBody(network)
     name = lm.name if len(kept) == total else f"{lm.name} with {len(kept)} of {total} layers"
     return lm.with_body(body, network, name)
@@ -68,7 +68,7 @@ class Gated:
 
     def __init__(self, lm: CausalLM) -> None:
         self._lm = lm
-        self._network = _cut(lm, range(num_layers(lm)))
+        self._network = shortened(lm.model, range(num_layers(lm)))
         self._gate_L: Tensor | None = None
         for number, layer in enumerate(_layers_of(self._network)[1]):
             layer.register_forward_hook(self._hook(number), with_kwargs=True)
@@ -113,19 +113,31 @@ class Gated:
         return gate
 
 
-def _cut(lm: CausalLM, kept: Sequence[int]) -> Any:
-    """A network with only these layers: modules on the way to them are new, the rest and all weights are shared."""
-    config = lm.model.config
+def shortened(network: Any, kept: Sequence[int]) -> Any:
+    """A network with only these layers: modules on the way to them are new, the rest and all weights are shared.
+
+    Gradients reach the weights through either.
+
+    Args:
+        network: of transformers; it stays as it is.
+        kept: numbers of layers from 0, rising.
+
+    Raises:
+        IncompatibleError: if its layers read more than what the layer before them gives.
+    """
+    config = network.config
     if entangled := [name for name in ENTANGLED if getattr(config, name, None)]:
-        raise IncompatibleError(f"the layers of {lm.name} read others ({entangled[0]}); take a model whose do not")
-    path, layers = _layers_of(lm.model)
+        raise IncompatibleError(
+            f"the layers of a {type(network).__name__} read others ({entangled[0]}); take a model whose do not"
+        )
+    path, layers = _layers_of(network)
     *folders, name = path.split(".")
     changed = copy.copy(config)
     changed.num_hidden_layers = len(kept)
     if types := getattr(config, "layer_types", None):
         changed.layer_types = [types[number] for number in kept]
-    network = owner = _shallow(lm.model)
-    network.config = changed
+    short = owner = _shallow(network)
+    short.config = changed
     for folder in folders:
         inner = _shallow(owner._modules[folder])
         owner._modules[folder] = inner
@@ -133,7 +145,7 @@ def _cut(lm: CausalLM, kept: Sequence[int]) -> Any:
         if hasattr(owner, "config"):
             owner.config = changed
     owner._modules[name] = nn.ModuleList([_renumbered(layers[number], place) for place, number in enumerate(kept)])
-    return network
+    return short
 
 
 def _layers_of(network: Any) -> tuple[str, nn.ModuleList]:

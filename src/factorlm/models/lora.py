@@ -119,18 +119,27 @@ class Adapter:
             scale = float(notes_of(path)["scale"])
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
             raise IntegrityError(f"{path} cannot be read as an adapter ({error}); delete it and train again") from None
+        return Adapter.of(found, scale)
+
+    @staticmethod
+    def of(tensors: dict[str, Tensor], scale: float) -> Adapter:
+        """That of these `tensors`; others among them are left out."""
         down_RI, up_OR = (
-            {name.removeprefix(side): weight for name, weight in found.items() if name.startswith(side)}
+            {name.removeprefix(side): weight for name, weight in tensors.items() if name.startswith(side)}
             for side in ("down.", "up.")
         )
         return Adapter(scale, down_RI, up_OR)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Its numbers, named "down" or "up", a dot and the layer."""
+        tensors = {f"down.{name}": weight.contiguous() for name, weight in self.down_RI.items()}
+        return tensors | {f"up.{name}": weight.contiguous() for name, weight in self.up_OR.items()}
+
     def _to_bytes(self, notes: dict[str, str] | None = None) -> bytes:
         import safetensors.torch
 
-        tensors = {f"down.{name}": weight.contiguous() for name, weight in self.down_RI.items()}
-        tensors |= {f"up.{name}": weight.contiguous() for name, weight in self.up_OR.items()}
-        return safetensors.torch.save(tensors, {**(notes or {}), "scale": repr(self.scale)})
+        return safetensors.torch.save(self.tensors, {**(notes or {}), "scale": repr(self.scale)})
 
 
 def notes_of(path: Path) -> dict[str, str]:
@@ -203,3 +212,13 @@ def with_adapter(lm: CausalLM, adapter: Adapter) -> Any:
         owner, _, own_name = name.rpartition(".")
         setattr(network.get_submodule(owner), own_name, LoraLinear(layer, down_RI, up_OR, adapter.scale))
     return network
+
+
+def adapter_in(network: Any, scale: float) -> Adapter:
+    """The adapter of a network that `with_adapter` made, a copy of what it is now."""
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLinear)}
+    return Adapter(
+        scale,
+        {name: layer.down_RI.detach().clone() for name, layer in layers.items()},
+        {name: layer.up_OR.detach().clone() for name, layer in layers.items()},
+    )

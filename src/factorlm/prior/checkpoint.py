@@ -41,8 +41,7 @@ class Checkpoint:
         if progress.best is not None:
             tensors["best_log_prob"], groups["best"] = progress.best
         if progress.before is not None:
-            tensors["before_log_prob"], groups["before"], tensors["before_log_lik"], bound = progress.before
-            facts["before_bound"] = bound
+            tensors["before_log_prob"], groups["before"], tensors["before_log_lik"] = progress.before
         tensors |= {f"{group}/{name}": t for group, found in groups.items() for name, t in found.items()}
         # Copies: what is equal in two groups may be one tensor, which the format does not allow.
         content = safetensors.torch.save({n: t.cpu().clone() for n, t in tensors.items()}, {"facts": json.dumps(facts)})
@@ -59,6 +58,7 @@ class Checkpoint:
                 if facts["key"] != self.key:
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            rounds = [Round.model_validate(r, strict=False) for r in facts["rounds"]]  # lists, where tuples were
         except (OSError, KeyError, ValueError, safetensors.SafetensorError):
             return None
 
@@ -66,16 +66,11 @@ class Checkpoint:
             return {n.removeprefix(f"{name}/"): t for n, t in tensors.items() if n.startswith(f"{name}/")}
 
         learner.restore(group("now"))
-        progress = Progress(
-            tensors["log_prob"], [Round.model_validate(r) for r in facts["rounds"]], facts["rate"],
-            facts.get("best_dev", math.inf),
-        )  # fmt: skip
+        progress = Progress(tensors["log_prob"], rounds, facts["rate"], facts.get("best_dev", math.inf))
         if "best_log_prob" in tensors:
             progress.best = (tensors["best_log_prob"], group("best"))
         if "before_log_prob" in tensors:
-            progress.before = (
-                tensors["before_log_prob"], group("before"), tensors["before_log_lik"], facts["before_bound"],
-            )  # fmt: skip
+            progress.before = (tensors["before_log_prob"], group("before"), tensors["before_log_lik"])
         return progress, float(facts["seconds"])
 
     def remove(self) -> None:

@@ -51,6 +51,7 @@ class ExplicitComponents:
     """K sentences that one language model reads first, as a learner; see `learning.Learner`."""
 
     num_parameters = 0  # nothing is trained; sentences are chosen
+    is_monotone = True
 
     def __init__(
         self,
@@ -95,6 +96,9 @@ class ExplicitComponents:
             log_prob_NC = score_rows(self._reading(candidates), judged, self.lm.start_ids, quiet)
             self._chosen[k] = candidates[int((most.values[:, None] * log_prob_NC).sum(0).argmax())]
         report("sentences", self.num_components, self.num_components)
+
+    def spread(self) -> None:
+        """See Learner: equal sentences would stay equal, so they are left as they were."""
 
     def reseed(self, index: int, rows: Rows) -> None:
         """See Learner."""

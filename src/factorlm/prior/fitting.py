@@ -73,7 +73,7 @@ class Fitting(Config):
     components: Annotated[int, Field(ge=1, le=64)] = 4
     begin: Literal["clusters", "random", "components"] = "clusters"
     longest: PositiveInt = 64
-    learning: Learning = Learning()
+    learning: Learning = Learning(warm=2)
     soft: SoftSettings = SoftSettings()
     prompt: ExplicitSettings = ExplicitSettings()
     layers: LayerSettings = LayerSettings()
@@ -120,15 +120,18 @@ def fit(
     learner = _learner(lm, rows, settings, pool, models)
     kept = None if checkpoint is None else Checkpoint(checkpoint, _key(lm, rows, settings, pool, models))
     found = None if kept is None else kept.load(learner)
-    progress, before = found or (None, 0.0)
+    progress, before = found or (Progress.begun(num_components), 0.0)
     start = time.monotonic()
 
     def save(now: Progress) -> None:
         if kept is not None:
             kept.save(now, learner, before + time.monotonic() - start)
 
+    if found is None and isinstance(learner, LayerComponents) and settings.layers.adapt is not None:
+        learner.adapt([rows[i] for i in split(len(rows), settings.learning)[0]], report)
+        save(progress)
     first_NK = None
-    if progress is None and num_components > 1 and settings.kind != "model" and settings.begin != "components":
+    if not progress.rounds and num_components > 1 and settings.kind != "model" and settings.begin != "components":
         first_NK = _beginning(lm, rows, settings, report)
     now = learn(learner, rows, settings.learning, first_NK=first_NK, progress=progress, save=save, report=report)
     prior = _assembled(lm, learner, now, settings, named)
@@ -181,7 +184,12 @@ def _assembled(lm: CausalLM, learner: Components, now: Progress, settings: Fitti
     elif isinstance(learner, ExplicitComponents):
         kind = Prompts(assumptions=tuple(learner.assumptions))
     elif isinstance(learner, LayerComponents):
-        kind = Layers(num_layers=num_layers(lm), first=settings.layers.first, last=settings.layers.last)
+        kind = Layers(
+            num_layers=num_layers(lm),
+            first=settings.layers.first,
+            last=settings.layers.last,
+            scale=None if learner.adapter is None else learner.adapter.scale,
+        )
     elif isinstance(learner, LoraComponents):
         kind = Lora(rank=settings.lora.rank, scale=settings.lora.scale)
     else:

@@ -15,8 +15,8 @@ from factorlm.models.loading import load_present
 from factorlm.models.lora import Adapter, merged
 from factorlm.prior.ensemble import Ensemble, Separate
 from factorlm.prior.incontext import InContext
-from factorlm.prior.layers import layer_parts
 from factorlm.prior.manifest import Kind, Layers, Lora, Models, Prompts, SoftPrompts
+from factorlm.prior.parts import layer_parts
 
 Build = Callable[[CausalLM, Kind, dict[str, Tensor]], Ensemble]
 
@@ -44,7 +44,15 @@ def _prompts(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
 
 def _layers(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
     assert isinstance(kind, Layers)
-    return Separate(layer_parts(lm, _needed(tensors, "logits"), kind.first, kind.last))
+    logit_KL, whole = _needed(tensors, "logits"), lm
+    if kind.scale is not None:
+        adapter = Adapter.of({name: weight.to(lm.device) for name, weight in tensors.items()}, kind.scale)
+        if not adapter.down_RI or adapter.down_RI.keys() != adapter.up_OR.keys():
+            raise IntegrityError(
+                "both thin matrices of each changed layer are needed, got others; copy the prior again"
+            )
+        whole = merged(lm, adapter)
+    return Separate(layer_parts(whole, logit_KL, kind.first, kind.last))
 
 
 def _lora(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:

@@ -3,7 +3,8 @@
 A component k has q_k(z) = prod_l Bernoulli(sigmoid(a_kl)) over masks of the layers that are free, and maximises
 E_q[log p(x | z)] - KL(q_k || prior) - price of the layers run. It reads and writes with its most probable mask.
 
-Source: layer-selection posteriors, Li et al. (2020), arXiv:2009.13102; here without training the network itself.
+Source: layer-selection posteriors, Li et al. (2020), arXiv:2009.13102; here without training the network itself, but
+for a small change that all components share, if it is asked for; see `layerdrop`.
 """
 
 # Axes: B texts of a batch, K components, L layers that are free, N texts, S masks.
@@ -18,14 +19,16 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor
 
 from factorlm.algebra import pad_right
-from factorlm.errors import InputError
 from factorlm.models import CausalLM
-from factorlm.models.layers import Gated, num_layers, skipping
+from factorlm.models.layers import Gated
+from factorlm.models.lora import Adapter, merged
 from factorlm.models.progress import Report
 from factorlm.prior.batches import by_length, pairs_of, score_rows
 from factorlm.prior.ensemble import Separate
+from factorlm.prior.layerdrop import Adaptation, adapt
 from factorlm.prior.learning import Rows
-from factorlm.prior.variational import bernoulli_kl, gumbel_sigmoid, most_probable_mask, reinforce
+from factorlm.prior.parts import count_free, layer_parts
+from factorlm.prior.variational import Slopes, bernoulli_kl, gumbel_sigmoid, reinforce
 from factorlm.settings import Config
 
 KEPT_GRADIENT, KEPT_SQUARE, LEAST_SIZE = 0.9, 0.999, 1e-8  # of Adam
@@ -50,6 +53,7 @@ class LayerSettings(Config):
         keep_prior: probability of running a free layer under the prior.
         layer_cost: price of running a layer, in nats per token.
         batch_tokens: to a step, padding included.
+        adapt: how the model first learns to do without layers; None leaves it as it is.
     """
 
     first: PositiveInt = 4
@@ -65,23 +69,35 @@ class LayerSettings(Config):
     keep_prior: Annotated[float, Field(gt=0, lt=1)] = 0.5
     layer_cost: NonNegativeFloat = 0.0
     batch_tokens: PositiveInt = 1024
+    adapt: Adaptation | None = None
 
 
 class LayerComponents:
-    """K choices of layers of one language model, as a learner; see `learning.Learner`."""
+    """K choices of layers of one language model, as a learner; see `learning.Learner`.
+
+    Args:
+        lm: the model, which stays as it is.
+        settings: how layers are chosen.
+        num_components: K.
+        seed: of everything random.
+    """
+
+    is_monotone = False  # a step climbs the mean over masks, and likelihoods are those of the most probable one
 
     def __init__(self, lm: CausalLM, settings: LayerSettings, num_components: int, seed: int = 0) -> None:
-        self.lm, self.settings, self.num_components = lm, settings, num_components
+        self.lm, self.settings, self.num_components, self._seed = lm, settings, num_components, seed
+        self.adapter: Adapter | None = None
         self._generator = torch.Generator().manual_seed(seed)
-        num_free = _num_free(lm, settings.first, settings.last)
+        num_free = count_free(lm, settings.first, settings.last)
         self._logit_KL = torch.stack([self._near(torch.full((num_free,), settings.initial_logit)) for _ in self._all])
         self._mean_KL, self._square_KL = torch.zeros_like(self._logit_KL), torch.zeros_like(self._logit_KL)
         self._step_K = torch.zeros(num_components, dtype=torch.long)
+        self._slopes = [Slopes.none(num_free) for _ in self._all]
 
     @property
     def num_parameters(self) -> int:
         """Numbers that are trained."""
-        return self._logit_KL.numel()
+        return self._logit_KL.numel() + (self.adapter.num_parameters if self.adapter is not None else 0)
 
     @property
     def keep_prob_KL(self) -> Tensor:
@@ -95,7 +111,14 @@ class LayerComponents:
 
     def parts(self) -> tuple[CausalLM, ...]:
         """The language model with the most probable layers of each component; equal choices are one object."""
-        return layer_parts(self.lm, self._logit_KL, self.settings.first, self.settings.last)
+        return layer_parts(self._whole, self._logit_KL, self.settings.first, self.settings.last)
+
+    def adapt(self, rows: Rows, report: Report) -> None:
+        """Learn from texts to do without layers, if the settings ask for it; before the layers are chosen."""
+        if self.settings.adapt is not None:
+            first, last = self.settings.first, self.settings.last
+            self._take(adapt(self.lm, rows, self.settings.adapt, first=first, last=last, seed=self._seed,
+                             report=report))  # fmt: skip
 
     def log_prob(self, rows: Rows, report: Report) -> Tensor:
         """See Learner."""
@@ -119,6 +142,14 @@ class LayerComponents:
             self._climb(k, gradient_L.to(self._logit_KL), rate)
             report("layers", number, len(jobs))
 
+    def spread(self) -> None:
+        """See Learner."""
+        for k in self._all[1:]:
+            self._logit_KL[k] = self._near(self._logit_KL[0])
+            self._mean_KL[k], self._square_KL[k] = self._mean_KL[0], self._square_KL[0]
+            self._step_K[k] = self._step_K[0]
+            self._slopes[k] = self._slopes[0]
+
     def reseed(self, index: int, rows: Rows) -> None:
         """See Learner: the component becomes like the other one that explains these texts best, with noise."""
         others = [k for k in self._all if k != index]
@@ -129,30 +160,49 @@ class LayerComponents:
             near_L = torch.full_like(self._logit_KL[index], self.settings.initial_logit)
         self._logit_KL[index] = self._near(near_L)
         self._mean_KL[index], self._square_KL[index], self._step_K[index] = 0.0, 0.0, 0
+        self._slopes[index] = Slopes.none(len(near_L))
 
     def state(self) -> dict[str, Tensor]:
         """See Learner."""
         return {**self.tensors(), "mean": self._mean_KL.clone(), "square": self._square_KL.clone(),
-                "steps": self._step_K.clone(), "generator": self._generator.get_state()}  # fmt: skip
+                "steps": self._step_K.clone(), "generator": self._generator.get_state(),
+                "outer": torch.stack([slopes.outer_LL for slopes in self._slopes]),
+                "cross": torch.stack([slopes.cross_L for slopes in self._slopes])}  # fmt: skip
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """See Learner."""
+        if self.settings.adapt is not None:
+            adapter = Adapter.of(state, self.settings.adapt.scale)
+            if self.adapter is None or not _are_equal(adapter.tensors, self.adapter.tensors):
+                self._take(adapter if adapter.down_RI else None)
         self._logit_KL = state["logits"].clone()
         self._mean_KL, self._square_KL = state["mean"].clone(), state["square"].clone()
         self._step_K = state["steps"].clone()
+        self._slopes = [Slopes(*pair) for pair in zip(state["outer"], state["cross"], strict=True)]
         self._generator.set_state(state["generator"])
 
     def tensors(self) -> dict[str, Tensor]:
         """What is saved of the components."""
-        return {"logits": self._logit_KL.clone()}
+        adapter = {} if self.adapter is None else self.adapter.tensors
+        return {"logits": self._logit_KL.clone(), **{name: weight.clone() for name, weight in adapter.items()}}
 
     @property
     def _all(self) -> range:
         return range(self.num_components)
 
     @cached_property
+    def _whole(self) -> CausalLM:
+        """The model whose layers are chosen."""
+        return self.lm if self.adapter is None else merged(self.lm, self.adapter)
+
+    @cached_property
     def _gated(self) -> Gated:
-        return Gated(self.lm)
+        return Gated(self._whole)
+
+    def _take(self, adapter: Adapter | None) -> None:
+        self.adapter = adapter
+        for name in ("_whole", "_gated"):
+            self.__dict__.pop(name, None)
 
     def _near(self, logit_L: Tensor) -> Tensor:
         return logit_L + self.settings.noise * torch.randn(len(logit_L), generator=self._generator)
@@ -161,15 +211,20 @@ class LayerComponents:
         """Of the objective for a text of weight 1, [L]; the weights of the texts sum to one."""
         settings = self.settings
         logit_L = self._logit_KL[k].double().requires_grad_(True)
+        num_tokens = float(weight_B @ torch.tensor([len(row) for row in rows], dtype=torch.float64))
         if settings.estimator == "reinforce":
-            gradient_L, _ = reinforce(
-                logit_L, lambda mask_SL: self._values(mask_SL, rows, weight_B), settings.num_masks, self._generator
+            gradient_L, mask_SL, value_S = reinforce(
+                logit_L,
+                lambda mask_SL: self._values(mask_SL, rows, weight_B),
+                settings.num_masks,
+                self._generator,
+                num_tokens * self._slopes[k].slope_L,
             )
+            self._slopes[k] = self._slopes[k].after(mask_SL, value_S / num_tokens)
         else:
             gradient_L = self._gradient_through_gates(logit_L, rows, weight_B)
         with torch.enable_grad():
             kl = settings.kl * min(1.0, int(self._step_K[k]) / settings.kl_steps)
-            num_tokens = float(weight_B @ torch.tensor([len(row) for row in rows], dtype=torch.float64))
             price = kl * bernoulli_kl(logit_L, settings.keep_prior)
             price = price + settings.layer_cost * num_tokens * logit_L.sigmoid().sum()
             return gradient_L - torch.autograd.grad(price, logit_L)[0]
@@ -177,7 +232,7 @@ class LayerComponents:
     def _values(self, mask_SL: Tensor, rows: Rows, weight_B: Tensor) -> Tensor:
         """Weighted log probability of texts under each mask, [S], in nats; what is drawn twice is run once."""
         prefix_BT, text_BT = torch.tensor([self.lm.start_ids]).expand(len(rows), -1), pad_right(list(rows))
-        parts = layer_parts(self.lm, mask_SL - 0.5, self.settings.first, self.settings.last)
+        parts = layer_parts(self._whole, mask_SL - 0.5, self.settings.first, self.settings.last)
         value_of = {
             part: weight_B @ part.score(prefix_BT, text_BT).sum(1).double().cpu() for part in dict.fromkeys(parts)
         }
@@ -207,40 +262,5 @@ class LayerComponents:
         self._logit_KL[k] += rate * self.settings.learning_rate * mean_L / (size_L + LEAST_SIZE)
 
 
-def layer_parts(lm: CausalLM, logit_KL: Tensor, first: int, last: int) -> tuple[CausalLM, ...]:
-    """The language model with the most probable layers of each component; equal choices are one object.
-
-    Args:
-        lm: the whole.
-        logit_KL: of running each layer that is free.
-        first: layers at the beginning that are always run.
-        last: layers at the end that are always run.
-
-    Raises:
-        InputError: if there are not as many free layers as logits.
-    """
-    num_free = _num_free(lm, first, last)
-    if logit_KL.shape[1] != num_free:
-        raise InputError(
-            f"logits of the {num_free} layers of {lm.name} behind the first {first} and before the last {last} are "
-            f"needed, got {logit_KL.shape[1]}; they were learned with another model or other settings"
-        )
-    known: dict[tuple[int, ...], CausalLM] = {}
-    parts = []
-    for logit_L in logit_KL:
-        free = (most_probable_mask(logit_L).nonzero()[:, 0] + first).tolist()
-        kept = (*range(first), *free, *range(first + num_free, first + num_free + last))
-        if kept not in known:
-            known[kept] = skipping(lm, kept)
-        parts.append(known[kept])
-    return tuple(parts)
-
-
-def _num_free(lm: CausalLM, first: int, last: int) -> int:
-    num_free = num_layers(lm) - first - last
-    if num_free < 1:
-        raise InputError(
-            f"a layer to choose is needed, got none: {lm.name} has {num_layers(lm)}, and the first {first} and last "
-            f"{last} are always run; set fewer"
-        )
-    return num_free
+def _are_equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(some[name].to(t), t) for name, t in others.items())

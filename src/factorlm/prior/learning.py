@@ -3,8 +3,8 @@
 The bound is F = sum_n log sum_k mu_k p_k(x_n)^t_n + (alpha - 1) sum_k log mu_k, with t_n = min(1, T / tokens of x_n):
 without tempering, responsibilities of long texts are 0 or 1 from the first round on, and components never move.
 EM computes responsibilities and weights exactly; what the M-step does to the components is kept only if the bound did
-not fall, else it is undone and the next one is made with smaller steps. So the bound never falls, unless a dead
-component begins anew.
+not fall, else it is undone and the next one is made with smaller steps. So the bound never falls, unless T changes, a
+dead component begins anew, or the learner is not monotone.
 
 Sources: Dempster, Laird and Rubin (1977); mixtures of text generators, Shen et al. (2019), arXiv:1902.07816; of soft
 prompts, Qin and Eisner (2021), arXiv:2104.06599.
@@ -36,15 +36,26 @@ SEEDS = 16  # texts that a component begins anew from
 
 
 class Learner(Protocol):
-    """Components that can be improved."""
+    """Components that can be improved.
+
+    Attributes:
+        num_components: K.
+        is_monotone: whether a step is meant to raise what `log_prob` gives. Then one after which the bound fell is
+            undone, and held-out likelihood decides when to stop and which round is kept. Where steps climb something
+            else, such as a mean over random choices less a price, they stand: all rounds are made, the last is kept.
+    """
 
     num_components: int
+    is_monotone: bool
 
     def log_prob(self, rows: Rows, report: Report) -> Tensor:
         """Log probability of each text under each component, [N, K], in nats, without any noise."""
 
     def improve(self, rows: Rows, weight_NK: Tensor, *, rate: float, report: Report) -> None:
         """Go through the texts once and raise sum_nk weight_nk log p_k(x_n); `rate` scales the steps."""
+
+    def spread(self) -> None:
+        """Make all components near copies of the first one."""
 
     def reseed(self, index: int, rows: Rows) -> None:
         """Begin a component anew, near these texts, which nobody explains well."""
@@ -66,9 +77,13 @@ class Learning(Config):
         batch_texts: texts to a batch of the latter two.
         assignment: which components learn from a text in a step: one, drawn by responsibility (K times as fast, and
             right on average), or all, each by its share.
-        rounds: at most.
+        warm: passes of the first component over all texts, after which the others begin as its near copies: what all
+            texts have in common is then learned once, and components compete in the rest alone.
+        rounds: at most, after these.
         patience: rounds without a better held-out likelihood, after which it stops.
         temper_tokens: T above; a text counts as at most so many tokens while responsibilities are computed.
+        anneal_from: T of the first round, from which it goes to temper_tokens by equal factors: at first only what
+            many texts tell apart can part components (deterministic annealing, Ueda and Nakano, 1998). None stays at it.
         alpha: of the Dirichlet prior on weights; above 1 no component dies.
         dev_share: of the texts, held out to decide when to stop and what is kept.
         dead_below: a component with less weight than this share of 1/K begins anew.
@@ -78,9 +93,11 @@ class Learning(Config):
     method: Literal["em", "hard", "variational"] = "em"
     batch_texts: PositiveInt = 64
     assignment: Literal["drawn", "all"] = "drawn"
+    warm: Annotated[int, Field(ge=0)] = 0
     rounds: PositiveInt = 6
     patience: PositiveInt = 2
     temper_tokens: PositiveFloat = 16.0
+    anneal_from: PositiveFloat | None = None
     alpha: Annotated[float, Field(ge=1)] = 1.1
     dev_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     dead_below: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -120,9 +137,9 @@ class Progress:
         log_prob_K: log weights.
         rounds: what each found; the first may be unmeasured, where responsibilities were given.
         rate: of the next step.
-        best_dev: lowest held-out nats per token so far.
+        best_dev: lowest held-out nats per token so far; the last of a learner that is not monotone.
         best: weights and learner's state there.
-        before: weights, learner's state and what was measured before the last step, in case it must be undone.
+        before: weights, learner's state and log likelihoods before the last step, in case it must be undone.
     """
 
     log_prob_K: Tensor
@@ -130,7 +147,12 @@ class Progress:
     rate: float = 1.0
     best_dev: float = math.inf
     best: tuple[Tensor, dict[str, Tensor]] | None = None
-    before: tuple[Tensor, dict[str, Tensor], Tensor, float] | None = None
+    before: tuple[Tensor, dict[str, Tensor], Tensor] | None = None
+
+    @staticmethod
+    def begun(num_components: int) -> Progress:
+        """Nothing learned, all components alike."""
+        return Progress(torch.full((num_components,), -math.log(num_components), dtype=torch.float64))
 
 
 def responsibilities(log_prob_K: Tensor, log_lik_NK: Tensor) -> Tensor:
@@ -185,8 +207,10 @@ def learn(
     num_components = learner.num_components
     if len(train) < num_components:
         raise InputError(f"at least {num_components} texts to learn from are needed, got {len(train)}; give more")
-    now = progress or Progress(torch.full((num_components,), -math.log(num_components), dtype=torch.float64))
+    now = progress or Progress.begun(num_components)
     run = _Run(learner, settings, [rows[i] for i in train], [rows[i] for i in dev], now, report)
+    if not now.rounds and settings.warm:
+        run.warm_up()
     if not now.rounds and first_NK is not None:
         run.begin(first_NK[train].double())
         if save is not None:
@@ -214,76 +238,95 @@ class _Run:
     def is_over(self) -> bool:
         """Whether there were enough rounds, or the held-out likelihood no longer gets better."""
         nats = [math.inf if r.dev_nats is None else r.dev_nats for r in self.now.rounds]
-        if len(nats) > self.settings.rounds:
+        is_begun = bool(nats) and self.now.rounds[0].bound is None
+        if len(nats) >= self.settings.rounds + (1 if self.settings.method == "em" or is_begun else 0):
             return True
+        if not self.learner.is_monotone:
+            return False
         return bool(nats) and len(nats) - 1 - min(range(len(nats)), key=nats.__getitem__) >= self.settings.patience
+
+    def warm_up(self) -> None:
+        """Teach one component what all texts have in common, then make the others like it."""
+        weight_NK = torch.zeros(len(self.train), self.learner.num_components, dtype=torch.float64)
+        weight_NK[:, :1] = self._temper(self.train)
+        for number in range(1, self.settings.warm + 1):
+            self.learner.improve(self.train, weight_NK, rate=1.0, report=_before(self.report, f"warm-up {number}"))
+        self.learner.spread()
 
     def begin(self, resp_NK: Tensor) -> None:
         """A first step with responsibilities that were given."""
         self.now.log_prob_K = best_weights(resp_NK, self.settings.alpha)
+        temper_N1 = self._temper(self.train)
         self._note(None, None, None, resp_NK)
-        self._improve(self.train, resp_NK, 1.0, self._shown)
+        self._improve(self.train, resp_NK, temper_N1, self._shown, self._generator())
 
     def batch_round(self) -> None:
         """Responsibilities of all texts and new weights, then a step of the components."""
         now, alpha = self.now, self.settings.alpha
         temper_N1 = self._temper(self.train)
         whole_NK = self.learner.log_prob(self.train, self._shown).double()
+        is_undone = False
+        if now.before is not None and self.learner.is_monotone:
+            log_prob_K, state, before_NK = now.before
+            taken_N1 = self._temper(self.train, len(now.rounds) - 1)  # as when the step was taken
+            least = bound_of(log_prob_K, before_NK * taken_N1, alpha) - TOLERANCE * len(self.train)
+            is_undone = bound_of(now.log_prob_K, whole_NK * taken_N1, alpha) < least
+            if is_undone:
+                now.log_prob_K, whole_NK = log_prob_K, before_NK
+                self.learner.restore(_copied(state))
+                now.rate *= SLOWER
         bound = bound_of(now.log_prob_K, whole_NK * temper_N1, alpha) / len(self.train)
-        is_undone = now.before is not None and bound < now.before[3] - TOLERANCE
-        if is_undone:
-            assert now.before is not None
-            now.log_prob_K, state, whole_NK, _ = now.before
-            self.learner.restore(_copied(state))
-            now.rate *= SLOWER
-            bound = bound_of(now.log_prob_K, whole_NK * temper_N1, alpha) / len(self.train)
         resp_NK = responsibilities(now.log_prob_K, whole_NK * temper_N1).exp()
         now.log_prob_K = best_weights(resp_NK, alpha)
         train_nats = _nats(now.log_prob_K, whole_NK, self.train)
         dev_nats = self._held_out(train_nats)
-        num_tokens_N = torch.tensor([len(row) for row in self.train], dtype=torch.float64)
-        order = (torch.logsumexp(now.log_prob_K + whole_NK, -1) / num_tokens_N).argsort().tolist()
-        reseeded = self._reseed([self.train[i] for i in order])
+        reseeded = self._reseed(self.train, torch.logsumexp(now.log_prob_K + whole_NK, -1))
         self._note(bound, train_nats, dev_nats, resp_NK, is_undone, reseeded)
-        now.before = None if reseeded else (now.log_prob_K.clone(), _copied(self.learner.state()), whole_NK, bound)
+        now.before = None if reseeded else (now.log_prob_K.clone(), _copied(self.learner.state()), whole_NK)
         if not self.is_over:
-            self._improve(self.train, resp_NK, now.rate, self._shown)
+            self._improve(self.train, resp_NK, temper_N1, self._shown, self._generator())
 
     def online_round(self) -> None:
         """Both for one batch of texts after the other."""
         now, settings = self.now, self.settings
-        seed = settings.seed + 1000 * len(now.rounds)
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        generator = self._generator()
+        shuffled = [self.train[i] for i in torch.randperm(len(self.train), generator=generator).tolist()]
         total_K = now.log_prob_K.exp() * len(self.train)
-        bound, log_prob, done, found = 0.0, 0.0, 0, []
-        for batch in order.split(settings.batch_texts):
-            rows = [self.train[i] for i in batch.tolist()]
+        bound, log_probs, found = 0.0, [], []
+        for done in range(0, len(shuffled), settings.batch_texts):
+            rows = shuffled[done : done + settings.batch_texts]
             whole_NK = self.learner.log_prob(rows, quiet).double()
-            log_lik_NK = whole_NK * self._temper(rows)
+            temper_N1 = self._temper(rows)
+            log_lik_NK = whole_NK * temper_N1
             bound += bound_of(now.log_prob_K, log_lik_NK, 1.0)
-            log_prob += float(torch.logsumexp(now.log_prob_K + whole_NK, -1).sum())
+            log_probs.append(torch.logsumexp(now.log_prob_K + whole_NK, -1))
             resp_NK = responsibilities(now.log_prob_K, log_lik_NK).exp()
             if settings.method == "hard":
                 resp_NK = torch.nn.functional.one_hot(resp_NK.argmax(1), self.learner.num_components).double()
-            self._improve(rows, resp_NK, now.rate, quiet)
+            self._improve(rows, resp_NK, temper_N1, quiet, generator)
             share = len(rows) / len(self.train)  # weights follow the last pass over all texts
             total_K = (1 - share) * total_K + resp_NK.sum(0)
             now.log_prob_K = best_weights(total_K[None], settings.alpha)
             found.append(resp_NK)
-            done += len(rows)
-            self._shown("texts", done, len(self.train))
-        train_nats = -log_prob / sum(map(len, self.train))
+            self._shown("texts", done + len(rows), len(shuffled))
+        log_prob_N = torch.cat(log_probs)
+        train_nats = -float(log_prob_N.sum()) / sum(map(len, self.train))
         dev_nats = self._held_out(train_nats)
-        reseeded = self._reseed([self.train[i] for i in order.tolist()])
+        reseeded = self._reseed(shuffled, log_prob_N)
         self._note(bound / len(self.train), train_nats, dev_nats, torch.cat(found), reseeded=reseeded)
 
-    def _improve(self, rows: Rows, resp_NK: Tensor, rate: float, report: Report) -> None:
+    def _generator(self) -> torch.Generator:
+        """Of what is random in this round, which is the same when it is run again."""
+        return torch.Generator().manual_seed(self.settings.seed + 1000 * len(self.now.rounds))
+
+    def _improve(
+        self, rows: Rows, resp_NK: Tensor, temper_N1: Tensor, report: Report, generator: torch.Generator
+    ) -> None:
         """A step of the components."""
         if self.settings.assignment == "drawn":
-            seed = self.settings.seed + 1000 * len(self.now.rounds) + len(rows)
-            drawn_N = torch.multinomial(resp_NK, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+            drawn_N = torch.multinomial(resp_NK, 1, generator=generator)[:, 0]
             resp_NK = torch.nn.functional.one_hot(drawn_N, self.learner.num_components).double()
-        self.learner.improve(rows, resp_NK * self._temper(rows), rate=rate, report=report)
+        self.learner.improve(rows, resp_NK * temper_N1, rate=self.now.rate, report=report)
 
     def _held_out(self, train_nats: float) -> float:
         """Nats per token of held-out texts; the best state is kept."""
@@ -291,26 +334,37 @@ class _Run:
         nats = train_nats
         if self.dev:
             nats = _nats(now.log_prob_K, self.learner.log_prob(self.dev, self._shown).double(), self.dev)
-        if nats < now.best_dev:
+        if nats < now.best_dev or not self.learner.is_monotone:
             now.best_dev, now.best = nats, (now.log_prob_K.clone(), _copied(self.learner.state()))
         return nats
 
-    def _reseed(self, worst: Rows) -> tuple[int, ...]:
-        """Begin dead components anew, each near other texts of those that are explained worst."""
+    def _reseed(self, rows: Rows, log_prob_N: Tensor) -> tuple[int, ...]:
+        """Begin dead components anew, each near other texts of those that are explained worst, token for token."""
         least = self.settings.dead_below / self.learner.num_components
         dead = tuple(k for k, p in enumerate(self.now.log_prob_K.exp().tolist()) if p < least)
+        num_tokens_N = torch.tensor([len(row) for row in rows], dtype=torch.float64)
+        worst = [rows[i] for i in (log_prob_N / num_tokens_N).argsort().tolist()]
         for number, k in enumerate(dead):
-            self.learner.reseed(k, list(worst[number : len(dead) * SEEDS : len(dead)]))
+            self.learner.reseed(k, worst[number : len(dead) * SEEDS : len(dead)])
         if dead:
             prob_K = self.now.log_prob_K.exp()
             prob_K[list(dead)] = 1 / self.learner.num_components
             self.now.log_prob_K = log_normalize(prob_K.log())
         return dead
 
-    def _temper(self, rows: Rows) -> Tensor:
-        """What log likelihoods of texts are multiplied by, [N, 1]."""
+    def _temper(self, rows: Rows, number: int | None = None) -> Tensor:
+        """What log likelihoods of texts are multiplied by in a round, by default this one, [N, 1]."""
+        number = len(self.now.rounds) if number is None else number
         num_tokens_N = torch.tensor([len(row) for row in rows], dtype=torch.float64)
-        return (self.settings.temper_tokens / num_tokens_N.clamp(min=1)).clamp(max=1.0)[:, None]
+        return (self._most_tokens(number) / num_tokens_N.clamp(min=1)).clamp(max=1.0)[:, None]
+
+    def _most_tokens(self, number: int) -> float:
+        """T of a round."""
+        settings = self.settings
+        if settings.anneal_from is None:
+            return settings.temper_tokens
+        share = min(1.0, number / max(1, settings.rounds - 1))
+        return float(settings.anneal_from * (settings.temper_tokens / settings.anneal_from) ** share)
 
     def _note(
         self, bound: float | None, train_nats: float | None, dev_nats: float | None, resp_NK: Tensor,
@@ -326,6 +380,10 @@ class _Run:
 
     def _shown(self, stage: str, done: int, total: int) -> None:
         self.report(f"round {len(self.now.rounds)}: {stage}", done, total)
+
+
+def _before(report: Report, title: str) -> Report:
+    return lambda stage, done, total: report(f"{title}: {stage}", done, total)
 
 
 def _nats(log_prob_K: Tensor, log_lik_NK: Tensor, rows: Rows) -> float:

@@ -21,6 +21,7 @@ from factorlm.prior.ensemble import Separate
 from factorlm.prior.learning import Rows
 from factorlm.settings import Config
 
+SPREAD = 0.05  # noise of near copies, as a share of the spread of the numbers
 LARGEST_GRADIENT = 1.0  # norm to which the gradient of a component is clipped
 SEEDING_STEPS = 4  # over the texts that a component begins anew from
 
@@ -47,6 +48,8 @@ class LoraComponentSettings(Config):
 
 class LoraComponents:
     """K adapters of one language model, as a learner; see `learning.Learner`."""
+
+    is_monotone = True
 
     def __init__(self, lm: CausalLM, settings: LoraComponentSettings, num_components: int, seed: int = 0) -> None:
         self.lm, self.settings, self.num_components = lm, settings, num_components
@@ -97,6 +100,17 @@ class LoraComponents:
         for number, (k, batch) in enumerate(jobs, 1):
             self._step(k, [rows[n] for n, _ in batch], [weight for _, weight in batch], rate)
             report("adapters", number, len(jobs))
+
+    def spread(self) -> None:
+        """See Learner."""
+        for k in range(1, self.num_components):
+            for name, weight in self._weights[k].items():
+                near = self._weights[0][name]
+                noise = torch.randn(near.shape, generator=self._generator).to(near)
+                with torch.no_grad():
+                    weight.copy_(near + SPREAD * near.std() * noise)
+                moments = self._optimizers[0].state[near]
+                self._optimizers[k].state[weight] = {key: moment.clone() for key, moment in moments.items()}
 
     def reseed(self, index: int, rows: Rows) -> None:
         """See Learner: the adapter becomes that of the component that explains these texts best, and learns them."""

@@ -41,12 +41,15 @@ class Layers(Config):
         num_layers: of the model.
         first: layers at the beginning that always run.
         last: layers at the end that always run.
+        scale: what the product of the thin matrices of the change that all share is multiplied by; None where the model
+            was not changed.
     """
 
     kind: Literal["layers"] = "layers"
     num_layers: PositiveInt
     first: Annotated[int, Field(ge=0)]
     last: Annotated[int, Field(ge=0)]
+    scale: float | None = None
 
 
 class Lora(Config):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from factorlm.algebra import PAD, Factor, State, end_together, log_normalize
+from factorlm.algebra.operators import check_weights
 from factorlm.errors import InputError
 from factorlm.prior.ensemble import Ensemble
 
@@ -104,6 +105,9 @@ class Together(Factor):
     ensemble: Ensemble
     log_prob_K: Tensor
     names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_weights(self.log_prob_K.exp().tolist(), self.ensemble.num_components)
 
     @property
     def vocabulary(self) -> Vocabulary:

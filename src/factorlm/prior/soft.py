@@ -22,6 +22,7 @@ from factorlm.prior.incontext import InContext
 from factorlm.prior.learning import Rows
 from factorlm.settings import Config
 
+SPREAD = 0.05  # noise of near copies, as a share of the spread of the numbers
 LARGEST_GRADIENT = 1.0  # norm of the gradient of one component, to which it is clipped
 
 
@@ -43,6 +44,8 @@ class SoftSettings(Config):
 
 class SoftComponents:
     """K soft prompts of one language model, as a learner; see `learning.Learner`."""
+
+    is_monotone = True
 
     def __init__(self, lm: CausalLM, settings: SoftSettings, num_components: int, rows: Rows, seed: int = 0) -> None:
         self.lm, self.settings, self.num_components = lm, settings, num_components
@@ -82,6 +85,16 @@ class SoftComponents:
                 loss.backward()
             self._step()
             report("soft prompts", number, len(batches))
+
+    def spread(self) -> None:
+        """See Learner."""
+        moments = self._optimizer.state[self._soft_KMD]
+        with torch.no_grad():
+            near_KMD = self._soft_KMD[:1].expand_as(self._soft_KMD)
+            noise_KMD = torch.randn(near_KMD.shape, generator=self._generator).to(near_KMD)
+            self._soft_KMD.copy_(near_KMD + SPREAD * near_KMD.std() * noise_KMD)
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = moments[name][:1].expand_as(moments[name]).clone()
 
     def reseed(self, index: int, rows: Rows) -> None:
         """See Learner."""

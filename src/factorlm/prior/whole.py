@@ -20,6 +20,7 @@ class WholeModels:
     """K language models with one vocabulary, as a learner that leaves them as they are; see `learning.Learner`."""
 
     num_parameters = 0
+    is_monotone = True
 
     def __init__(self, models: Sequence[CausalLM]) -> None:
         if len(models) < 2 or len({id(model) for model in models}) < len(models):
@@ -39,6 +40,9 @@ class WholeModels:
 
     def improve(self, rows: Rows, weight_NK: Tensor, *, rate: float, report: Report) -> None:
         """See Learner: nothing to improve."""
+
+    def spread(self) -> None:
+        """See Learner: models stay what they are."""
 
     def reseed(self, index: int, rows: Rows) -> None:
         """See Learner: a model that explains nothing stays one."""

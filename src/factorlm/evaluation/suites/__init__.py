@@ -20,6 +20,7 @@ SUITES = {
     "capability": "What steering costs: common sense, truthfulness, arithmetic and reading.",
     "rivals": "Ours and other ways of steering, side by side: attribute rate against perplexity and variety.",
     "factorised": "Factors against one fine-tuned model and one instruction, as constraints are added.",
+    "prior": "A distribution over models: rival worlds, evidence, real text, steering, layer selection.",
 }  # each is a module of this package with `Settings` and `run`
 
 
