@@ -44,31 +44,23 @@ def _prompts(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
 
 def _layers(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
     assert isinstance(kind, Layers)
-    logit_KL, whole = _needed(tensors, "logits"), lm
-    if kind.scale is not None:
-        adapter = Adapter.of({name: weight.to(lm.device) for name, weight in tensors.items()}, kind.scale)
-        if not adapter.down_RI or adapter.down_RI.keys() != adapter.up_OR.keys():
-            raise IntegrityError(
-                "both thin matrices of each changed layer are needed, got others; copy the prior again"
-            )
-        whole = merged(lm, adapter)
+    logit_KL = _needed(tensors, "logits")
+    whole = lm if kind.scale is None else _changed(lm, tensors, kind.scale)
     return Separate(layer_parts(whole, logit_KL, kind.first, kind.last))
 
 
 def _lora(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
     assert isinstance(kind, Lora)
-    names = sorted({name.split(".", 2)[2] for name in tensors})
-    num_components = len({name.split(".", 1)[0] for name in tensors})
-    adapters = [
-        Adapter(kind.scale, *({n: _needed(tensors, f"{k}.{side}.{n}").to(lm.device) for n in names} for side in SIDES))
-        for k in range(num_components)
-    ]
-    return Separate(tuple(merged(lm, adapter) for adapter in adapters))
+    num_components = len({name.partition(".")[0] for name in tensors})
+    starts = [f"{k}." for k in range(num_components)]
+    own = [{n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)} for start in starts]
+    return Separate(tuple(_changed(lm, found, kind.scale) for found in own))
 
 
 def _models(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
     assert isinstance(kind, Models)
-    parts = [lm if name == lm.name else load_present(name) for name in kind.models]
+    dtype, device = str(lm.model.dtype).removeprefix("torch."), str(lm.device)
+    parts = [lm if name == lm.name else load_present(name, dtype=dtype, device=device) for name in kind.models]
     for name, part in zip(kind.models, parts, strict=True):
         if part.vocabulary != lm.vocabulary:
             raise IncompatibleError(
@@ -77,13 +69,20 @@ def _models(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
     return Separate(tuple(parts))
 
 
+def _changed(lm: CausalLM, tensors: dict[str, Tensor], scale: float) -> CausalLM:
+    """The model with a low-rank change of its layers; see `Adapter.of`."""
+    adapter = Adapter.of({name: weight.to(lm.device) for name, weight in tensors.items()}, scale)
+    if not adapter.down_RI or adapter.down_RI.keys() != adapter.up_OR.keys():
+        raise IntegrityError("both thin matrices of each changed layer are needed, got others; copy the prior again")
+    return merged(lm, adapter)
+
+
 def _needed(tensors: dict[str, Tensor], name: str) -> Tensor:
     if name not in tensors:
         raise IntegrityError(f"numbers named {name!r} are needed, got {', '.join(tensors) or 'none'}; copy it again")
     return tensors[name]
 
 
-SIDES = ("down", "up")
 KINDS: dict[str, Build] = {
     "soft-prompt": _soft_prompts,
     "prompt": _prompts,

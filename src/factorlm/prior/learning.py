@@ -83,7 +83,7 @@ class Learning(Config):
         patience: rounds without a better held-out likelihood, after which it stops.
         temper_tokens: T above; a text counts as at most so many tokens while responsibilities are computed.
         anneal_from: T of the first round, from which it goes to temper_tokens by equal factors: at first only what
-            many texts tell apart can part components (deterministic annealing, Ueda and Nakano, 1998). None stays at it.
+            many texts tell apart can part components (deterministic annealing, Ueda and Nakano, 1998); None stays at T.
         alpha: of the Dirichlet prior on weights; above 1 no component dies.
         dev_share: of the texts, held out to decide when to stop and what is kept.
         dead_below: a component with less weight than this share of 1/K begins anew.

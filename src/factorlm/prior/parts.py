@@ -33,12 +33,18 @@ def layer_parts(lm: CausalLM, logit_KL: Tensor, first: int, last: int) -> tuple[
     known: dict[tuple[int, ...], CausalLM] = {}
     parts = []
     for logit_L in logit_KL:
-        free = (most_probable_mask(logit_L).nonzero()[:, 0] + first).tolist()
-        kept = (*range(first), *free, *range(first + num_free, first + num_free + last))
+        kept = most_probable_layers(logit_L, first, last)
         if kept not in known:
             known[kept] = skipping(lm, kept)
         parts.append(known[kept])
     return tuple(parts)
+
+
+def most_probable_layers(logit_L: Tensor, first: int, last: int) -> tuple[int, ...]:
+    """Numbers of the layers of the whole that are run with the most probable mask."""
+    free = (most_probable_mask(logit_L).nonzero()[:, 0] + first).tolist()
+    behind = first + len(logit_L)
+    return (*range(first), *free, *range(behind, behind + last))
 
 
 def count_free(lm: CausalLM, first: int, last: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from factorlm.errors import IncompatibleError, InputError
+from factorlm.errors import IncompatibleError, InputError, IntegrityError
 from factorlm.models import CausalLM
 from factorlm.models.loading import load_present
 from factorlm.models.progress import Report, quiet
@@ -67,7 +67,13 @@ class Prior:
     @cached_property
     def ensemble(self) -> Ensemble:
         """The components, put together."""
-        return KINDS[self.manifest.kind.kind](self.lm, self.manifest.kind, self.tensors)
+        found = KINDS[self.manifest.kind.kind](self.lm, self.manifest.kind, self.tensors)
+        if found.num_components != self.num_components:
+            raise IntegrityError(
+                f"numbers of {self.num_components} components are needed, got those of {found.num_components}; "
+                "copy the prior again"
+            )
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:

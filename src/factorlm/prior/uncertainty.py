@@ -84,7 +84,7 @@ def pairwise_divergence(model: Together, prefix_BT: Tensor, text_BT: Tensor) -> 
     """
     alive = model.alive.tolist()
     total_KK = torch.zeros(model.ensemble.num_components, model.ensemble.num_components, dtype=torch.float64)
-    half = torch.full((1, 2), 0.5).log()
+    half = torch.full((1, 2), 0.5, dtype=torch.float64).log()
     for (_, log_prob_KBV), token_B in zip(model.beliefs(prefix_BT, text_BT), text_BT.unbind(1), strict=True):
         real_B = (token_B != PAD).to(log_prob_KBV.device)
         for a, k in enumerate(alive):

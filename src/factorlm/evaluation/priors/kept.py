@@ -23,7 +23,7 @@ def fitted(bench: Workbench, lm: CausalLM, texts: Sequence[str], settings: Fitti
         settings: how.
         title: for the progress bar.
     """
-    report = _titled(bench.report, title)
+    report = titled(bench.report, title)
     if bench.cache.folder is None:
         return fit(lm, texts, settings, corpus=title, report=report)
     content = [lm.fingerprint, str(lm.model.dtype), settings.model_dump_json(), list(texts)]
@@ -36,5 +36,6 @@ def fitted(bench: Workbench, lm: CausalLM, texts: Sequence[str], settings: Fitti
     return prior
 
 
-def _titled(report: Report, title: str) -> Callable[[str, int, int], None]:
+def titled(report: Report, title: str) -> Callable[[str, int, int], None]:
+    """Progress that says of what it is."""
     return lambda stage, done, total: report(f"{title}: {stage}", done, total)
