@@ -182,9 +182,9 @@ def test_pairs_of_about_equal_rate(prior: Prior) -> None:
     first, second = headlines(found)
     assert "0.60 instead of" in first
     assert "more by" in first
-    assert "further from every component" in second
+    assert "lie further from every component than" in second
     same = steered(prior, [0.2, 0.6], {TOKENS: [line[0], written(TOKENS, 0.4, [0.9] * 20)]})
-    assert "no difference shown" in headlines(same)[1]
+    assert "visibly neither further" in headlines(same)[1]
 
 
 # Writing
@@ -287,6 +287,8 @@ def test_mistakes_are_explained(desk: Workbench) -> None:
         measure_steering(desk, SETTINGS.model_copy(update={"temperatures": ()}))
     with pytest.raises(UnknownNameError, match="way of tilting tokens"):
         measure_steering(desk, SETTINGS.model_copy(update={"ways": ("token",)}))
+    with pytest.raises(InputError, match="another judge than first"):
+        measure_steering(desk, SETTINGS.model_copy(update={"independent": "first"}))
     with pytest.raises(UnknownNameError, match="label"):
         measure_steering(desk, SETTINGS.model_copy(update={"label": "goods"}))
 

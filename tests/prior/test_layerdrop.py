@@ -220,8 +220,13 @@ def test_steps_of_layers_are_not_undone(deep_lm: CausalLM, rows: list[list[int]]
 
     settings = FITTING.layers.model_copy(update={"initial_logit": -0.5, "noise": 0.0})
     assert nats(skipping(deep_lm, [0, 4]), rows) < nats(deep_lm, rows) - 0.05  # so the first step is a fall
-    for is_monotone, want in ((False, [False] * 4), (True, [False, True, True, True])):
+    for is_monotone, patience, want in ((False, 1, [False] * 4), (True, 9, [False, True, True, True])):
         learner = Flipped(deep_lm, settings, 2)
         learner.is_monotone = is_monotone
-        found = learn(learner, rows, Learning(rounds=3, patience=9))
+        found = learn(learner, rows, Learning(rounds=3, patience=patience))
         assert [r.is_undone for r in found.rounds] == want
+        dev_nats = [r.dev_nats for r in found.rounds if r.dev_nats is not None]
+        assert found.best_dev == min(dev_nats)
+        assert bool((learner.tensors()["logits"] < 0).all())  # the best round is kept
+        priced = -float(torch.logsumexp(learner.log_prob(rows, quiet) + found.log_prob_K, 1).sum())
+        assert priced / sum(map(len, rows)) < nats(deep_lm, rows) + 3 * settings.layer_cost

@@ -68,6 +68,17 @@ def test_likelihoods_are_those_of_the_most_probable_layers(deep_lm: CausalLM) ->
     assert learner.num_parameters == 9
 
 
+def test_learning_goes_by_likelihood_less_the_price_of_layers(deep_lm: CausalLM) -> None:
+    rows = drawn_from(deep_lm, 5, 9)
+    logit_KL = torch.tensor([[1.0, -1.0, 2.0], [-0.1, -0.1, -3.0]])
+    learners = [LayerComponents(deep_lm, PLAIN.model_copy(update={"layer_cost": cost}), 2) for cost in (0.0, 0.7)]
+    for learner in learners:
+        learner._logit_KL = logit_KL
+    free_NK, priced_NK = (learner.log_prob(rows, quiet) for learner in learners)
+    want_NK = 0.7 * torch.tensor([[2 * len(row), 0.0] for row in rows])
+    torch.testing.assert_close((free_NK - priced_NK).float(), want_NK, atol=1e-5, rtol=0)
+
+
 def test_equal_choices_are_read_once(deep_lm: CausalLM) -> None:
     first, second, third = layer_parts(
         deep_lm, torch.tensor([[1.0, -1.0, 2.0], [5.0, -5.0, 5.0], [1.0, 1.0, 1.0]]), 1, 1

@@ -70,7 +70,7 @@ class Bigrams:
         return torch.einsum("nsv,ksv->nk", bigrams(rows), self.table_KSV)
 
     def improve(self, rows: Rows, weight_NK: Tensor, *, rate: float, report: Report) -> None:
-        self.calls.append(("improve", (self.table_KSV.clone(), weight_NK.clone())))
+        self.calls.append(("improve", (self.table_KSV.clone(), weight_NK.clone(), rate)))
         count_KSV = torch.einsum("nsv,nk->ksv", bigrams(rows), weight_NK)
         seen_KS1 = count_KSV.sum(-1, keepdim=True)
         best_KSV = (count_KSV / seen_KS1).clamp(min=1e-12).log()
@@ -149,7 +149,7 @@ def test_the_bound_is_what_it_says() -> None:
         total += math.log(sum(math.exp(temper * (p + math.log(3)) - math.log(3)) for p in log_prob))
         num_tokens += len(row)
     assert progress.rounds[0].bound == pytest.approx((total - 0.7 * 3 * math.log(3)) / 20, abs=1e-12)
-    _, weight_NK = learner.calls[0][1]
+    _, weight_NK, _ = learner.calls[0][1]
     temper_N = torch.tensor([min(1, 16 / len(row)) for row in rows], dtype=torch.float64)
     torch.testing.assert_close(weight_NK.sum(1), temper_N)
     share_K = (weight_NK / temper_N[:, None]).sum(0) + 0.7
@@ -187,6 +187,7 @@ def test_what_makes_it_worse_is_undone_and_made_smaller() -> None:
         found = bounds(progress)
         assert all(b >= a - 1e-9 for a, b in itertools.pairwise(found))
         rate, tables = 1.0, [call[1][0] for call in learner.calls]
+        assert [call[1][2] for call in learner.calls] == [r.rate for r in progress.rounds[:-1]]
         for n, r in enumerate(progress.rounds[:-1]):
             if r.is_undone:
                 rate *= 0.5

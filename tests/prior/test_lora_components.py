@@ -10,7 +10,7 @@ from factorlm.errors import InputError
 from factorlm.models import CausalLM
 from factorlm.models.progress import quiet
 from factorlm.prior.batches import weighted_nats
-from factorlm.prior.lora import LoraComponents, LoraComponentSettings
+from factorlm.prior.lora import SEEDING_STEPS, LoraComponents, LoraComponentSettings
 
 FLOAT32 = 1e-4  # of likelihoods of some thirty nats, summed in batches of another shape and with merged weights
 SETTINGS = LoraComponentSettings(rank=2, batch_tokens=64, learning_rate=1e-2)
@@ -125,6 +125,9 @@ def test_beginning_anew_is_to_follow_the_best_and_then_the_texts(learner: LoraCo
     learner.reseed(0, rows)
     after, after_K = learner.state(), learner.log_prob(rows, quiet).sum(0)
     assert float(after_K[0]) > float(before_NK[:, 2].sum())  # better than the one it followed
+    assert {int(tensor) for name, tensor in after.items() if name.startswith("0.") and name.endswith("/step")} == {
+        SEEDING_STEPS
+    }
     for name, tensor in after.items():
         assert name == "generator" or name.startswith("0.") or torch.equal(tensor, before[name])
 

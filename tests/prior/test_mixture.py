@@ -158,8 +158,12 @@ def test_beliefs_are_the_posterior_given_what_was_read() -> None:
     )
     want_BK = log_normalize(log(WEIGHTS) + each_BK)
     torch.testing.assert_close(BAYES.posterior(state), want_BK, atol=1e-12, rtol=0)
-    rows = torch.tensor([2, 0, 2, 1])
-    torch.testing.assert_close(BAYES.posterior(BAYES.reorder(state, rows)), want_BK[rows], atol=1e-12, rtol=0)
+    for rows in ([2, 0, 2, 1], [1, 2, 0], [2], [1, 1]):
+        moved = BAYES.reorder(state, torch.tensor(rows))
+        torch.testing.assert_close(BAYES.posterior(moved), want_BK[rows], atol=1e-12, rtol=0)
+        after_BV = BAYES.extend(state, torch.tensor([1, 0, 0])).log_weight_BV
+        moved = BAYES.extend(moved, torch.tensor([1, 0, 0])[rows])
+        torch.testing.assert_close(moved.log_weight_BV, after_BV[rows], atol=1e-12, rtol=0)
     back = BAYES.trim(state, torch.tensor([2, 2, 2]))
     torch.testing.assert_close(BAYES.posterior(back), log(WEIGHTS).expand(3, -1), atol=1e-12, rtol=0)
     joint_BK, log_prob_KBV = list(BAYES.beliefs(torch.empty(3, 0, dtype=torch.long), torch.tensor(texts)))[1]

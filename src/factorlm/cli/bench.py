@@ -107,10 +107,27 @@ def samplers(as_json: Json = False, model: ModelName = "smollm2", repeats: Repea
         _show(found, as_json)
 
 
+@app.command()
+def priors(as_json: Json = False, model: ModelName = "smollm2", repeats: Repeats = 9, noise: Noise = False) -> None:
+    """A component for each response over the bare model, and the posterior over components over one reading."""
+    from factorlm.cli.terminal import progress
+    from factorlm.evaluation.speed_priors import components_against_none, evidence_against_one_reading
+    from factorlm.models.loading import load_model
+
+    lm = load_model(model)
+    how: dict[str, Any] = {"num_repeats": repeats, "with_noise": noise}
+    runs: list[Callable[..., SpeedRecord]] = [functools.partial(components_against_none, lm, b) for b in BATCHES]
+    runs.append(functools.partial(evidence_against_one_reading, lm))
+    for run in runs:
+        with progress() as report:
+            found = run(**how, report=report)
+        _show(found, as_json)
+
+
 @app.command("all")
 def run_all(as_json: Json = False, model: ModelName = "smollm2", repeats: Repeats = 9, noise: Noise = False) -> None:
     """All of them, one after the other."""
-    commands: tuple[Callable[..., None], ...] = (heads, decoding, scoring, samplers)
+    commands: tuple[Callable[..., None], ...] = (heads, decoding, scoring, samplers, priors)
     for command in commands:
         command(as_json=as_json, model=model, repeats=repeats, noise=noise)
 

@@ -165,9 +165,10 @@ class Separate(Ensemble):
 
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Ensemble."""
+        row_R = row_R.cpu()
         groups = []
         for k, own_R, inner in state.memory:
-            is_own_RN = row_R[:, None] == own_R.to(row_R.device)[None]
+            is_own_RN = row_R[:, None] == own_R[None]
             place_R, found_R = is_own_RN.nonzero(as_tuple=True)
             if len(place_R):
                 groups.append((k, place_R, self.parts[k].reorder(inner, found_R)))
@@ -194,6 +195,8 @@ class Separate(Ensemble):
 
 
 def _by_component(component_B: Tensor) -> list[tuple[int, Tensor]]:
+    """The rows of each; their numbers stay on the processor, where they can index whatever is read."""
+    component_B = component_B.cpu()
     return [(int(k), (component_B == k).nonzero()[:, 0]) for k in component_B.unique()]
 
 

@@ -144,9 +144,13 @@ def fit(
     )
     held_out = [rows[i] for i in dev or train]
     base_nats = -float(score_rows(Separate((lm,)), held_out, lm.start_ids).sum()) / sum(map(len, held_out))
+    dev_nats = now.best_dev
+    if settings.kind == "layers" and settings.layers.layer_cost:  # what was learned by counts the price in
+        found_NK = now.log_prob_K + score_rows(prior.ensemble, held_out, lm.start_ids, report)
+        dev_nats = -float(found_NK.logsumexp(1).sum()) / sum(map(len, held_out))
     fitted = Fitted(
         corpus=corpus, num_texts=len(rows), num_tokens=sum(map(len, rows)), fingerprint=_digest(rows), licence=licence,
-        settings=json.loads(settings.model_dump_json()), rounds=tuple(now.rounds), dev_nats=now.best_dev,
+        settings=json.loads(settings.model_dump_json()), rounds=tuple(now.rounds), dev_nats=dev_nats,
         base_nats=base_nats, num_parameters=learner.num_parameters, seconds=before + time.monotonic() - start,
     )  # fmt: skip
     manifest = _described(prior.manifest, found_portraits, divergence_KK).model_copy(update={"fitted": fitted})

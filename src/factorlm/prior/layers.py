@@ -28,7 +28,7 @@ from factorlm.prior.ensemble import Separate
 from factorlm.prior.layerdrop import Adaptation, adapt
 from factorlm.prior.learning import Rows
 from factorlm.prior.parts import count_free, layer_parts
-from factorlm.prior.variational import Slopes, bernoulli_kl, gumbel_sigmoid, reinforce
+from factorlm.prior.variational import Slopes, bernoulli_kl, gumbel_sigmoid, most_probable_mask, reinforce
 from factorlm.settings import Config
 
 KEPT_GRADIENT, KEPT_SQUARE, LEAST_SIZE = 0.9, 0.999, 1e-8  # of Adam
@@ -51,7 +51,8 @@ class LayerSettings(Config):
             of a component makes the objective the evidence lower bound.
         kl_steps: of a component, over which kl grows from zero to that.
         keep_prior: probability of running a free layer under the prior.
-        layer_cost: price of running a layer, in nats per token.
+        layer_cost: price of running a layer, in nats per token; what components learn from and share texts by is the
+            likelihood less this price, else all texts would go to those that run most layers.
         batch_tokens: to a step, padding included.
         adapt: how the model first learns to do without layers; None leaves it as it is.
     """
@@ -125,7 +126,10 @@ class LayerComponents:
         parts = self.parts()
         different = list(dict.fromkeys(parts))
         log_prob_NU = score_rows(Separate(tuple(different)), rows, self.lm.start_ids, report)
-        return log_prob_NU[:, [different.index(part) for part in parts]]
+        num_run_K = torch.stack([most_probable_mask(logit_L).sum() for logit_L in self._logit_KL]).double()
+        num_tokens_N1 = torch.tensor([[len(row)] for row in rows], dtype=torch.float64)
+        price_NK = self.settings.layer_cost * num_tokens_N1 * num_run_K
+        return log_prob_NU[:, [different.index(part) for part in parts]] - price_NK
 
     def improve(self, rows: Rows, weight_NK: Tensor, *, rate: float, report: Report) -> None:
         """See Learner."""

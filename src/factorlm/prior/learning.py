@@ -41,15 +41,18 @@ class Learner(Protocol):
     Attributes:
         num_components: K.
         is_monotone: whether a step is meant to raise what `log_prob` gives. Then one after which the bound fell is
-            undone, and held-out likelihood decides when to stop and which round is kept. Where steps climb something
-            else, such as a mean over random choices less a price, they stand: all rounds are made, the last is kept.
+            undone, and held-out likelihood decides when to stop. Where steps climb something else, such as a mean over
+            random choices, they stand, and all rounds are made; the best is kept all the same.
     """
 
     num_components: int
     is_monotone: bool
 
     def log_prob(self, rows: Rows, report: Report) -> Tensor:
-        """Log probability of each text under each component, [N, K], in nats, without any noise."""
+        """Log probability of each text under each component, [N, K], in nats, without any noise.
+
+        Less what the component costs, where it has a price.
+        """
 
     def improve(self, rows: Rows, weight_NK: Tensor, *, rate: float, report: Report) -> None:
         """Go through the texts once and raise sum_nk weight_nk log p_k(x_n); `rate` scales the steps."""
@@ -79,6 +82,8 @@ class Learning(Config):
             right on average), or all, each by its share.
         warm: passes of the first component over all texts, after which the others begin as its near copies: what all
             texts have in common is then learned once, and components compete in the rest alone.
+        rate: what steps of the learner are scaled by after these. Small steps let components part by what many texts
+            of one kind share, before each has learned its own texts by heart.
         rounds: at most, after these.
         patience: rounds without a better held-out likelihood, after which it stops.
         temper_tokens: T above; a text counts as at most so many tokens while responsibilities are computed.
@@ -94,6 +99,7 @@ class Learning(Config):
     batch_texts: PositiveInt = 64
     assignment: Literal["drawn", "all"] = "drawn"
     warm: Annotated[int, Field(ge=0)] = 0
+    rate: PositiveFloat = 1.0
     rounds: PositiveInt = 6
     patience: PositiveInt = 2
     temper_tokens: PositiveFloat = 16.0
@@ -137,7 +143,7 @@ class Progress:
         log_prob_K: log weights.
         rounds: what each found; the first may be unmeasured, where responsibilities were given.
         rate: of the next step.
-        best_dev: lowest held-out nats per token so far; the last of a learner that is not monotone.
+        best_dev: lowest held-out nats per token so far.
         best: weights and learner's state there.
         before: weights, learner's state and log likelihoods before the last step, in case it must be undone.
     """
@@ -209,6 +215,8 @@ def learn(
         raise InputError(f"at least {num_components} texts to learn from are needed, got {len(train)}; give more")
     now = progress or Progress.begun(num_components)
     run = _Run(learner, settings, [rows[i] for i in train], [rows[i] for i in dev], now, report)
+    if not now.rounds:
+        now.rate = settings.rate
     if not now.rounds and settings.warm:
         run.warm_up()
     if not now.rounds and first_NK is not None:
@@ -334,12 +342,14 @@ class _Run:
         nats = train_nats
         if self.dev:
             nats = _nats(now.log_prob_K, self.learner.log_prob(self.dev, self._shown).double(), self.dev)
-        if nats < now.best_dev or not self.learner.is_monotone:
+        if nats < now.best_dev:
             now.best_dev, now.best = nats, (now.log_prob_K.clone(), _copied(self.learner.state()))
         return nats
 
     def _reseed(self, rows: Rows, log_prob_N: Tensor) -> tuple[int, ...]:
         """Begin dead components anew, each near other texts of those that are explained worst, token for token."""
+        if not self.learner.state():  # what never changes stays dead
+            return ()
         least = self.settings.dead_below / self.learner.num_components
         dead = tuple(k for k, p in enumerate(self.now.log_prob_K.exp().tolist()) if p < least)
         num_tokens_N = torch.tensor([len(row) for row in rows], dtype=torch.float64)

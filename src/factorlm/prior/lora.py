@@ -13,7 +13,8 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from factorlm.models import CausalLM
+from factorlm.models import CausalLM, linear
+from factorlm.models.body import TransformersBody
 from factorlm.models.lora import Adapter, LoraLinear, LoraSettings, merged, with_adapter
 from factorlm.models.progress import Report, quiet
 from factorlm.prior.batches import by_length, pairs_of, score_rows, weighted_nats
@@ -21,7 +22,7 @@ from factorlm.prior.ensemble import Separate
 from factorlm.prior.learning import Rows
 from factorlm.settings import Config
 
-SPREAD = 0.05  # noise of near copies, as a share of the spread of the numbers
+SPREAD = 0.01  # noise of near copies, as a share of the spread of the numbers
 LARGEST_GRADIENT = 1.0  # norm to which the gradient of a component is clipped
 SEEDING_STEPS = 4  # over the texts that a component begins anew from
 
@@ -66,6 +67,8 @@ class LoraComponents:
                 weight.requires_grad_(True)
                 optimizer.state[weight] = _moments(weight)
             self._optimizers.append(optimizer)
+        for network in self._networks:
+            linear.install(network)
 
     @property
     def num_parameters(self) -> int:
@@ -86,8 +89,9 @@ class LoraComponents:
         return Adapter(self.settings.scale, halves["down"], halves["up"])
 
     def log_prob(self, rows: Rows, report: Report) -> Tensor:
-        """See Learner."""
-        return score_rows(self.ensemble, rows, self.lm.start_ids, report)
+        """See Learner; read beside the shared layers, since merging is dear and the next step undoes it."""
+        readers = [self.lm.with_body(TransformersBody(n), n, f"{self.lm.name}+lora") for n in self._networks]
+        return score_rows(Separate(tuple(readers)), rows, self.lm.start_ids, report)
 
     def improve(self, rows: Rows, weight_NK: Tensor, *, rate: float, report: Report) -> None:
         """See Learner."""

@@ -19,7 +19,6 @@ from factorlm.algebra import Factor, entropy, pad_left, pad_right
 from factorlm.evaluation.workbench import Workbench
 from factorlm.models import CausalLM
 from factorlm.prior import Prior
-from factorlm.prior.uncertainty import decomposed
 
 Array = NDArray[np.float64]
 Row = list[int]  # token ids of a text
@@ -147,9 +146,10 @@ def _of_mixture(prior: Prior, rows: list[Row]) -> list[dict[str, list[float]]]:
     log_lik_BK[:, alive] = 0.0
     with torch.no_grad():
         for (joint_BK, log_prob_KBV), token_B in zip(*_together(mixture.beliefs, prior.lm, rows), strict=True):
-            within_B, between_B, log_prob_BV = decomposed(joint_BK.log_softmax(-1), log_prob_KBV)
+            entropy_KB = entropy(log_prob_KBV)
+            within_B, between_B, log_prob_BV = _split(joint_BK.log_softmax(-1), log_prob_KBV, entropy_KB)
             fixed_BK = log_weight_K.to(log_prob_KBV.device).expand(len(rows), -1)
-            _, fixed_B, blend_BV = decomposed(fixed_BK, log_prob_KBV)
+            _, fixed_B, blend_BV = _split(fixed_BK, log_prob_KBV, entropy_KB)
             place_B1 = token_B.to(log_prob_BV.device).clamp(min=0)[:, None]
             blend_B = blend_BV.gather(1, place_B1)[:, 0]
             steps.append(
@@ -174,6 +174,14 @@ def _together(read: Any, lm: CausalLM, rows: list[Row]) -> tuple[Any, Any]:
     """What is read of a batch, and the tokens that come, step by step."""
     text_BT = pad_right(rows)
     return read(pad_left([list(lm.start_ids)] * len(rows)), text_BT), text_BT.unbind(1)
+
+
+def _split(log_weight_BK: Tensor, log_prob_KBV: Tensor, entropy_KB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `uncertainty.decomposed`, for several weights of the same components, whose entropies are known."""
+    log_weight_KB = log_weight_BK.T.to(log_prob_KBV.dtype)
+    log_prob_BV = torch.logsumexp(log_weight_KB[:, :, None] + log_prob_KBV, 0)
+    within_B = (log_weight_KB.exp() * entropy_KB).sum(0)
+    return within_B, (entropy(log_prob_BV) - within_B).clamp(min=0.0), log_prob_BV
 
 
 def _seen(log_prob_BV: Tensor, token_B: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from factorlm.errors import InputError
-from factorlm.evaluation.document import Cell, Column, Samples, Section, Table
+from factorlm.evaluation.document import Cell, Column, Section, Table
 from factorlm.evaluation.priors.arms import alone
 from factorlm.evaluation.priors.calibrated import measure_calibration
 from factorlm.evaluation.priors.kept import fitted
@@ -69,7 +69,7 @@ class RealText(Config):
     def sized(cls, size: str) -> RealText:
         """Minutes, or what one would publish."""
         if size == "small":
-            return cls(num_texts=60, held_out=30, fitting=Fitting(longest=32, learning=Learning(warm=1, rounds=4)))
+            return cls(num_texts=60, held_out=30, fitting=Fitting(longest=32, learning=Learning(warm=1, rounds=3)))
         return cls()
 
 
@@ -172,14 +172,16 @@ def _texts_section(passages: Sequence[Passages], num_own: int, settings: RealTex
         Column(title="held-out texts", form="d"),
         Column(title="words of a held-out text", form=".1f"),
     )
-    samples = Samples(
-        title="Held-out texts", texts=tuple((p.name, "", text) for p in passages for text in p.held_out[:SHOWN])
+    samples = Table(
+        title="Held-out texts",
+        columns=(Column(title="source"), Column(title="text")),
+        rows=tuple((p.name, text) for p in passages for text in p.held_out[:SHOWN]),
     )
-    assert prior.manifest.fitted is not None
-    written = Samples(
+    written = Table(
         title="What components write by themselves",
-        texts=tuple(
-            (f"{card.name}, weight {card.learned_weight:.2f}", "", words)
+        columns=(Column(title="component"), Column(title="weight", form=".2f"), Column(title="text")),
+        rows=tuple(
+            (card.name, card.learned_weight, words)
             for card in prior.manifest.components
             if card.portrait is not None
             for words in card.portrait.own_words[:SHOWN]

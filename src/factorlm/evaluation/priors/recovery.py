@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from factorlm.algebra import PAD, pad_left, pad_right
-from factorlm.evaluation.calibration import with_interval
+from factorlm.evaluation.diversity import jackknife_interval, leave_groups_out
 from factorlm.evaluation.document import Cell, Column, Matrix, Section, Table
 from factorlm.evaluation.intervals import Estimate, mean_interval
 from factorlm.evaluation.priors.part import Part
@@ -23,7 +23,6 @@ Array = NDArray[np.float64]
 Labels = NDArray[np.int_]
 OURS, CLUSTERS = "components", "clusters of hidden states"
 RESTARTS = 10  # of k-means
-RESAMPLES = 1000
 TOGETHER = 32  # texts encoded at once
 
 
@@ -92,17 +91,26 @@ def measure_recovery(
     """
     found_N = responsibility_NK.argmax(1)
     agreements = (("purity", purity), ("adjusted Rand index", rand_index), ("mutual information", information))
+    # Left out group by group, since texts drawn twice would agree with themselves.
+    whole_M, deleted_GM = leave_groups_out(
+        lambda index_N: np.array(
+            [of(source_N[index_N], labels_N[index_N]) for _, of in agreements for labels_N in (found_N, cluster_N)]
+        ),
+        range(len(source_N)),
+        seed=seed,
+    )
+
+    def estimate(of_M: Array, of_GM: Array) -> Estimate:
+        return jackknife_interval(float(of_M), of_GM, len(source_N))
+
     measures: dict[str, dict[str, Estimate]] = {
         title: {
-            OURS: with_interval(of, source_N, found_N, seed=seed, resamples=RESAMPLES),
-            CLUSTERS: with_interval(of, source_N, cluster_N, seed=seed, resamples=RESAMPLES),
+            OURS: estimate(whole_M[2 * i], deleted_GM[:, 2 * i]),
+            CLUSTERS: estimate(whole_M[2 * i + 1], deleted_GM[:, 2 * i + 1]),
         }
-        for title, of in agreements
+        for i, (title, _) in enumerate(agreements)
     }
-    ahead = with_interval(
-        lambda s_N, a_N, b_N: rand_index(s_N, a_N) - rand_index(s_N, b_N),
-        source_N, found_N, cluster_N, seed=seed, resamples=RESAMPLES,
-    )  # fmt: skip
+    ahead = estimate(whole_M[2] - whole_M[3], deleted_GM[:, 2] - deleted_GM[:, 3])
     certainty = mean_interval(responsibility_NK.max(1), seed=seed)
     measures["ahead of clusters, adjusted Rand index"] = {OURS: ahead}
     measures["largest responsibility"] = {OURS: certainty}

@@ -33,7 +33,8 @@ from factorlm.prior import Fitting, Learning, Prior
 from factorlm.settings import Config
 
 UNTILTED, REWARDS = "untilted", "texts of each component"
-CORPUS = (Source(part="sst2/train", name="film snippets", max_documents=None, lines="whole"),)
+# Neither judge learned from this part; clusters of its texts differ in sentiment, which those of film snippets do not.
+CORPUS = (Source(part="review_sentiment_transfer/yelp_dev", name="reviews", max_documents=None, lines="whole"),)
 
 
 class Steering(Config):
@@ -61,26 +62,26 @@ class Steering(Config):
     label: str = "positive"
     independent: str = ""
     corpus: tuple[Source, ...] = CORPUS
-    num_texts: PositiveInt = 600
-    words: tuple[PositiveInt, PositiveInt] = (8, 40)
+    num_texts: PositiveInt = 800
+    words: tuple[PositiveInt, PositiveInt] = (6, 24)
     is_lower: bool = True
-    fitting: Fitting = Fitting(components=4, longest=32, learning=Learning(warm=2, rounds=6))
+    fitting: Fitting = Fitting(components=6, longest=24, learning=Learning(warm=2, rounds=6))
     reward_texts: Annotated[int, Field(ge=2)] = 64
     temperatures: tuple[PositiveFloat, ...] = (1.0, 0.5, 0.2, 0.1, 0.05)
     factor: str = "positive"
-    strengths: tuple[PositiveFloat, ...] = (0.05, 0.1, 0.2, 0.4)
+    strengths: tuple[PositiveFloat, ...] = (0.1, 0.2, 0.4)
     ways: tuple[str, ...] = TOKEN_WAYS
     texts: Annotated[int, Field(ge=2)] = 200
-    max_tokens: PositiveInt = 24
+    max_tokens: PositiveInt = 20
 
     @classmethod
     def sized(cls, size: str) -> Steering:
         """Minutes, or what one would publish."""
         if size == "small":
             return cls(
-                num_texts=200, fitting=Fitting(components=3, longest=32, learning=Learning(warm=1, rounds=4)),
+                num_texts=300, fitting=Fitting(components=4, longest=24, learning=Learning(warm=1, rounds=4)),
                 reward_texts=24, temperatures=(0.5, 0.1, 0.03), strengths=(0.1, 0.3), ways=(TOKENS, BARE), texts=48,
-                max_tokens=20,
+                max_tokens=16,
             )  # fmt: skip
         return cls()
 
@@ -134,6 +135,8 @@ def _judges(settings: Steering, cautions: list[str]) -> tuple[Judge, ...]:
     """Who gives rewards, and who measures; one judge where there is no other."""
     first = load_judge(settings.judge)
     first.index(settings.label)
+    if settings.independent == settings.judge:
+        raise InputError(f"another judge than {settings.judge} is needed to measure; leave independent out to take one")
     if settings.independent:
         second = load_judge(settings.independent)
         second.index(settings.label)
@@ -223,7 +226,8 @@ def _cautions(found: Steered) -> list[str]:
         "Judges err, and a reward is the mean of what one judge says of few texts: the best of several such means is "
         "too high by chance, so that strong tilts come out below their prediction.",
         "No re-weighting goes beyond the best component; tilted tokens have no such bound, and no such guarantee.",
-        "The prior was learned once; other seeds part the corpus in other ways.",
+        "The prior was learned once and without labels; other seeds part the corpus in other ways. The factor that "
+        "tilts tokens learned its attribute from labelled texts.",
     ]
     blank = sum(int(np.isnan(written.judged_BJ[:, 0]).sum()) for written in found.everything)
     if blank:

@@ -10,7 +10,6 @@ from factorlm.evaluation.document import (
     Column,
     Curve,
     Matrix,
-    Samples,
     Scatter,
     Section,
     Series,
@@ -185,8 +184,12 @@ def against_section(found: Steered) -> Section:
 def examples_section(found: Steered) -> Section:
     """A few texts: untilted, and at the strongest setting of each way."""
     chosen = [found.untilted, *(line[-1] for line in found.lines.values())]
-    texts = tuple((w.name, "", text) for w in chosen for text in w.texts[:SHOWN])
-    return Section(title="Texts", blocks=(Samples(title="The first texts of the strongest settings", texts=texts),))
+    table = Table(
+        title="The first texts of the strongest settings",
+        columns=(Column(title="what is tilted"), Column(title="text")),
+        rows=tuple((w.name, text) for w in chosen for text in w.texts[:SHOWN]),
+    )
+    return Section(title="Texts", blocks=(table,))
 
 
 def headlines(found: Steered) -> list[str]:
@@ -213,13 +216,13 @@ def headlines(found: Steered) -> list[str]:
     for pair in equal_rates(found):
         gap = pair.nearest
         if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
-            verdict = "no difference shown"
+            verdict = "lie visibly neither further from nor nearer to the components than"
         else:
-            verdict = "further from every component" if gap.low > 0 else "nearer to a component"
+            verdict = "lie further from every component than" if gap.low > 0 else "lie nearer to a component than"
         lines.append(
-            f"At {_percent(found.rate(pair.theirs))} {found.label} texts, tilted {pair.theirs.way} are {verdict} than "
-            f"tilted components at {_percent(found.rate(pair.ours))} ({gap} nats a token); under the bare model they "
-            f"differ by {pair.bare}."
+            f"At {_percent(found.rate(pair.theirs))} {found.label} texts, tilted {pair.theirs.way} {verdict} tilted "
+            f"components at {_percent(found.rate(pair.ours))} ({gap} nats a token under the nearest); under the bare "
+            f"model they cost {pair.bare} more."
         )
     return lines
 

@@ -8,7 +8,7 @@ from factorlm.errors import InputError
 from factorlm.evaluation.priors.evidence import EvidenceSettings
 from factorlm.evaluation.priors.layer_selection import LayerSelection, measure_layers
 from factorlm.evaluation.priors.part import Part
-from factorlm.evaluation.priors.real_text import RealText, measure_text
+from factorlm.evaluation.priors.real_text import RealText, measure_real_text
 from factorlm.evaluation.priors.rival_worlds import RivalWorlds, measure_worlds
 from factorlm.evaluation.priors.steering import Steering, measure_steering
 from factorlm.evaluation.priors.worlds import WorldSettings
@@ -73,7 +73,7 @@ def _measured(bench: Workbench, settings: Settings, part: PartName) -> Part:
     if part == "worlds":
         return measure_worlds(bench, settings.worlds)
     if part == "text":
-        return measure_text(bench, settings.text)
+        return measure_real_text(bench, settings.text)
     if part == "steering":
         return measure_steering(bench, settings.steering)
     return measure_layers(bench, settings.layers)
