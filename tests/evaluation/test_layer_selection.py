@@ -35,7 +35,7 @@ LAYERS = LayerSettings(first=1, last=1, initial_logit=1.0, noise=0.0, batch_toke
 SETTINGS = LayerSelection(
     sources=(Corpus(part="toys/good", name="good", max_documents=14), Corpus(part="toys/bad", max_documents=14)),
     held_out=6, longest=9, layers=LAYERS, passes=2, shares=(0.8, 0.5), random_sets=2, with_tuned=True, with_bare=True,
-    price=0.3, learning=Learning(warm=1, rounds=1, dev_share=0.0),
+    choosing=LayerSettings(layer_cost=0.3, batch_tokens=64), learning=Learning(rounds=1, dev_share=0.0),
     speed=LayerSpeed(shares=(0.5,), batches=(1,), read=2, new_tokens=3, repeats=3),
 )  # fmt: skip
 Put = Callable[..., DataFolder]
@@ -163,7 +163,7 @@ def test_components_against_one_choice(bench: Workbench, deep_lm: CausalLM) -> N
     arm = Arm("plain", deep_lm, torch.tensor([0.3, -2.0, 5.0, 0.1]), 1, 1)
     layers = LAYERS.model_copy(update={"adapt": None, "layer_cost": 0.3, "noise": 1.5, "learning_rate": 0.3})
     fitting = Fitting(kind="layers", components=2, longest=9, layers=layers,
-                      learning=Learning(warm=0, rounds=3, dev_share=0.0))  # fmt: skip
+                      learning=Learning(warm=0, rounds=3, dev_share=0.0, seed=2))  # fmt: skip
     part = measure_components(bench, arm, train, held, fitting)
     found = {name.removesuffix(", components, plain"): values for name, values in part.measures.items()}
     [section] = part.sections
@@ -171,7 +171,7 @@ def test_components_against_one_choice(bench: Workbench, deep_lm: CausalLM) -> N
     [table] = [block for block in section.blocks if isinstance(block, Table)]
     kept = [[n for n, prob in enumerate(row) if prob is not None and prob > 0.5] for row in matrix.values]
     assert all(row[0] == row[-1] == 1 for row in matrix.values)
-    assert kept[0] != kept[1]
+    assert len(kept[0]) != len(kept[1])
     assert [found["layers run"][name].value for name in matrix.rows] == [len(k) for k in kept]
     nats_KN = np.stack([nats(skipping(deep_lm, k), rows) for k in kept])
     weight_K = np.array([float(row[1]) for row in table.rows[:2]])  # type: ignore[arg-type]

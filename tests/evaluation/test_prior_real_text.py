@@ -133,7 +133,7 @@ def text_of(top: list[float], hit: list[float]) -> Tokens:
 def test_calibration_error_of_texts_is_that_of_their_tokens() -> None:
     generator = np.random.default_rng(0)
     tops = [generator.random(n) for n in (7, 12, 31)]
-    texts = [text_of(list(top), list((generator.random(len(top)) < top**2).astype(float))) for top in tops]
+    texts = [text_of(list(top), list((generator.random(len(top)) < 0.5).astype(float))) for top in tops]
     found_UC = gaps_of(texts)
     assert found_UC.shape == (3, NUM_BINS + 1)
     want = calibration_error(
@@ -143,17 +143,19 @@ def test_calibration_error_of_texts_is_that_of_their_tokens() -> None:
 
 
 def test_outside_by_hand() -> None:
-    def pair(between: float, nats: float, length: int = 5) -> tuple[MixtureTokens, Tokens]:
+    def pair(between: float, nats: float, length: int = 5, later: float = 0.0) -> tuple[MixtureTokens, Tokens]:
         whole = np.ones(length)
+        between_T = np.where(np.arange(length) < 3, between, between + later)
         mixture = MixtureTokens(-nats * whole, whole, whole, whole, whole, -nats * whole, 2 * whole,
-                                between * whole, 0.1 * whole, np.zeros(2), np.log([0.5, 0.5]))  # fmt: skip
+                                between_T, 0.1 * whole, np.zeros(2), np.log([0.5, 0.5]))  # fmt: skip
         return mixture, Tokens(-2 * whole, whole, whole, whole, whole)
 
     inside = {"in": [pair(0.1 + 0.01 * i, 1.0) for i in range(10)]}
-    outside = {"out": [pair(0.155, 3.0), pair(0.5, 3.0, length=2)]}
+    outside = {"out": [pair(0.155, 3.0, later=1.0), pair(0.5, 3.0, length=2)]}
     found = measure_outside(inside, outside, first_tokens=3, seed=0)
-    assert found.measures[f"AUROC of {BETWEEN}"]["all"].value == pytest.approx((6 + 10) / 20)
-    assert found.measures[f"AUROC of {BETWEEN}, first tokens"]["all"].value == pytest.approx(0.6)  # the long one
+    assert found.measures[f"AUROC of {BETWEEN}"]["all"].value == 1
+    assert found.measures[f"AUROC of {BETWEEN}, first tokens"]["all"].value == pytest.approx(0.6)  # of the long one
+    assert found.measures[f"nats {BETWEEN}"]["out"].value == pytest.approx((0.155 + 0.4 + 0.5) / 2)
     assert found.measures[f"AUROC of {NATS}"]["all"].value == 1
     assert found.measures[f"AUROC of {RATIO}"]["all"].value == 1
     assert found.measures[f"AUROC of {WITHIN}"]["all"].value == 0.5

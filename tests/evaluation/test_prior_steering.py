@@ -234,6 +234,14 @@ def test_components_write_their_own_texts(prior: Prior, desk: Workbench) -> None
 
 
 def test_the_part_tilts_and_compares(desk: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn_from: dict[float | None, Array] = {}
+    draw = Writer.draw
+
+    def noted(self: Writer, prior: Prior, number: int, dial: float | None) -> list[int]:
+        drawn_from[dial] = prior.log_prob_K.exp().numpy()
+        return draw(self, prior, number, dial)
+
+    monkeypatch.setattr(Writer, "draw", noted)
     found = measure_steering(desk, SETTINGS)
     names = ["untilted", "components, T=1", "components, T=0.2", "components, T=0.05"]
     promises = [found.measures["predicted reward"][name].value for name in names]
@@ -251,6 +259,10 @@ def test_the_part_tilts_and_compares(desk: Workbench, monkeypatch: pytest.Monkey
     [weights] = [b for b in blocks if isinstance(b, Matrix)]
     assert weights.rows == ("untilted", "1", "0.2", "0.05")
     np.testing.assert_allclose(np.array(weights.values, float).sum(1), 1)
+    np.testing.assert_allclose(np.array(weights.values, float) @ np.array(rewards, float), np.array(promises, float))
+    for dial, weight_K in zip((None, 1.0, 0.2, 0.05), weights.values, strict=True):
+        np.testing.assert_allclose(drawn_from[dial], np.array(weight_K, float))
+    np.testing.assert_array_equal(drawn_from[-0.6], drawn_from[None])  # tokens are tilted, weights are not
     scatters = [b for b in blocks if isinstance(b, Scatter)]
     assert [s.name for s in scatters[0].series] == [COMPONENTS, *TOKEN_WAYS]
     curves = [b for b in blocks if isinstance(b, Curve)]

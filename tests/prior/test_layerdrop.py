@@ -17,7 +17,7 @@ from factorlm.prior import Fitting, Prior, fit
 from factorlm.prior.batches import by_length
 from factorlm.prior.layerdrop import Adaptation, adapt
 from factorlm.prior.layers import LayerComponents, LayerSettings
-from factorlm.prior.learning import Learning, Rows, learn
+from factorlm.prior.learning import Learning, Rows, learn, split
 
 TEXTS = ["good good good.", "the good good.", "a good the good.", "good in the good.", "bad the bad.", "in bad."] * 4
 SMALL = Adaptation(drop=0.5, epochs=8, rank=2, learning_rate=2e-2, batch_tokens=64)
@@ -185,6 +185,10 @@ def test_a_fitted_prior_comes_back_bit_by_bit(deep_lm: CausalLM, tmp_path: Path)
     fitted = again.manifest.fitted
     assert fitted is not None
     assert fitted.dev_nats < fitted.base_nats - 0.3
+    held_out = [TEXTS[i] for i in split(len(TEXTS), FITTING.learning)[1]]
+    found_NK = again.log_prob_K + again.log_likelihood(held_out)
+    tokens = sum(len(deep_lm.encode_text(text)) for text in held_out)
+    assert fitted.dev_nats == pytest.approx(-float(found_NK.logsumexp(1).sum()) / tokens, abs=1e-5)  # no price in it
     broken = {name: t for name, t in prior.tensors.items() if name != "up.model.layers.1.mlp.up_proj"}
     with pytest.raises(IntegrityError, match="both thin matrices"):
         _ = Prior(prior.manifest, broken, deep_lm).ensemble

@@ -68,8 +68,8 @@ def draw(manifest: Manifest) -> None:
         for line in _portrait(manifest, card, k):
             console.print(line, soft_wrap=True)
     if manifest.divergence and len(manifest.components) > 1:
-        table = Table(box=None, pad_edge=False, header_style="dim", title="divergence of each two, nats per token",
-                      title_style="dim", title_justify="left")  # fmt: skip
+        console.print("[dim]divergence of each two, in nats per token[/dim]")
+        table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("")
         for name in manifest.names:
             table.add_column(Text(name), justify="right")

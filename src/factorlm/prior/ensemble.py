@@ -92,7 +92,7 @@ class Component(Factor):
 
     def start(self, prefix_BT: Tensor) -> State:
         """See Factor."""
-        return self.ensemble.start(prefix_BT, self._of(prefix_BT))
+        return self.ensemble.start(prefix_BT, self._everywhere(prefix_BT))
 
     def extend(self, state: State, token_B: Tensor) -> State:
         """See Factor."""
@@ -112,13 +112,13 @@ class Component(Factor):
 
     def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
         """See Factor."""
-        return self.ensemble.steps(prefix_BT, text_BT, self._of(prefix_BT))
+        return self.ensemble.steps(prefix_BT, text_BT, self._everywhere(prefix_BT))
 
     def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
         """See Factor."""
-        return self.ensemble.score(prefix_BT, text_BT, self._of(prefix_BT))
+        return self.ensemble.score(prefix_BT, text_BT, self._everywhere(prefix_BT))
 
-    def _of(self, prefix_BT: Tensor) -> Tensor:
+    def _everywhere(self, prefix_BT: Tensor) -> Tensor:
         return torch.full((prefix_BT.shape[0],), self.index)
 
 

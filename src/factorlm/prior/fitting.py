@@ -197,7 +197,8 @@ def _assembled(lm: CausalLM, learner: Components, now: Progress, settings: Fitti
     elif isinstance(learner, LoraComponents):
         kind = Lora(rank=settings.lora.rank, scale=settings.lora.scale)
     else:
-        kind = Models(models=tuple(model.name for model in learner.models))
+        models = learner.models
+        kind = Models(models=tuple(m.name for m in models), fingerprints=tuple(m.fingerprint for m in models))
     prob_K = now.log_prob_K.exp()
     cards = tuple(
         ComponentCard(name=name, weight=weight, learned_weight=weight)

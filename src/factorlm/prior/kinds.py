@@ -61,7 +61,12 @@ def _models(lm: CausalLM, kind: Kind, tensors: dict[str, Tensor]) -> Ensemble:
     assert isinstance(kind, Models)
     dtype, device = str(lm.model.dtype).removeprefix("torch."), str(lm.device)
     parts = [lm if name == lm.name else load_present(name, dtype=dtype, device=device) for name in kind.models]
-    for name, part in zip(kind.models, parts, strict=True):
+    for name, fingerprint, part in zip(kind.models, kind.fingerprints, parts, strict=True):
+        if part.fingerprint != fingerprint:
+            raise IncompatibleError(
+                f"a component of this prior was {name} ({fingerprint}), which is another model now "
+                f"({part.fingerprint}); put the old one back, or learn the prior anew"
+            )
         if part.vocabulary != lm.vocabulary:
             raise IncompatibleError(
                 f"models with the tokens of {lm.name} are needed, {name} has others; take models with one tokenizer"

@@ -111,7 +111,7 @@ class Learning(Config):
 
 
 class Round(Config):
-    """What a round found, before it changed anything.
+    """What a round found, before it changed anything; of components with a price, the price counted in.
 
     Attributes:
         bound: F above, in nats per text, None where nothing was measured; of variational and

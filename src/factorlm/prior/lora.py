@@ -44,7 +44,7 @@ class LoraComponentSettings(Config):
     layers: tuple[str, ...] = ("q_proj", "v_proj")
     learning_rate: PositiveFloat = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    batch_tokens: PositiveInt = 1024
+    batch_tokens: PositiveInt = 256
 
 
 class LoraComponents:

@@ -61,10 +61,16 @@ class Lora(Config):
 
 
 class Models(Config):
-    """Whole language models with one vocabulary: names, folders or hub names."""
+    """Whole language models with one vocabulary.
+
+    Attributes:
+        models: names, folders or hub names.
+        fingerprints: of each; a model of that name that is another one is refused.
+    """
 
     kind: Literal["model"] = "model"
     models: tuple[str, ...]
+    fingerprints: tuple[str, ...]
 
 
 Kind = Annotated[SoftPrompts | Prompts | Layers | Lora | Models, Field(discriminator="kind")]
@@ -189,7 +195,8 @@ class Manifest(_Card):
         num = len(self.components)
         if self.divergence and (len(self.divergence) != num or any(len(row) != num for row in self.divergence)):
             raise ValueError(f"divergences of {num} components with each other are needed")
-        for names in (getattr(self.kind, "assumptions", None), getattr(self.kind, "models", None)):
+        for field in ("assumptions", "models", "fingerprints"):
+            names = getattr(self.kind, field, None)
             if names is not None and len(names) != num:
                 raise ValueError(f"one assumption for each of {num} components is needed, got {len(names)}")
         return self

@@ -140,6 +140,8 @@ class Prior:
         """
         prefix = [*self.lm.start_ids, *self.lm.encode_text(prompt)]
         rows = [self.lm.encode_text(text) for text in texts]
+        if not rows:
+            raise InputError("at least one text is needed as evidence, got none")
         for text, row in zip(texts, rows, strict=True):
             if not row:
                 raise InputError("a text of at least one token is needed as evidence, got an empty one; leave it out")

@@ -37,9 +37,9 @@ class SoftSettings(Config):
     """
 
     places: PositiveInt = 8
-    learning_rate: PositiveFloat = 1e-2
+    learning_rate: PositiveFloat = 3e-2
     noise: Annotated[float, Field(ge=0)] = 0.2
-    batch_tokens: PositiveInt = 1024
+    batch_tokens: PositiveInt = 256
 
 
 class SoftComponents:

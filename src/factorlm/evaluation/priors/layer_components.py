@@ -123,7 +123,8 @@ def _section(
                   "mixture runs on average.")  # fmt: skip
     lead = (
         f"Components that choose layers of the model {arm.name}, learned together from texts of "
-        f"{', '.join(sources)} without their labels."
+        f"{', '.join(sources)} without their labels. While they learn they share texts by likelihood less the price of "
+        "their layers; here by likelihood alone, as any prior does."
     )
     return Section(title=f"Components that choose layers: {arm.name}", lead=lead, blocks=(matrix, table))
 

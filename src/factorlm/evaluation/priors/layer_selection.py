@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from factorlm.errors import InputError
 from factorlm.evaluation.corpora import fingerprint
@@ -34,14 +34,15 @@ class LayerSelection(Config):
         sources: two or more corpora.
         held_out: texts of each, its first, that nothing learns from.
         longest: tokens read of a text.
-        layers: how layers are chosen; `adapt` is how the model is fine-tuned for it.
-        passes: over the texts, in which the order is learned by which layers are left out.
+        layers: how the order is learned by which layers are left out; `adapt` is how the model is fine-tuned for it,
+            and `first` and `last` hold for components, too.
+        passes: over the texts, in which the order is learned.
         shares: of the layers, that are run.
         random_sets: draws of as many layers.
         with_tuned: whether to measure the model fine-tuned without dropping layers besides: what dropping itself gives.
         components: K, that are learned of the model fine-tuned with layers dropped.
-        price: of running a layer, to them, in nats per token; without one they keep all that help at all.
-        noise: that makes them differ at first; see `layers`.
+        choosing: how components choose. Without a price (`layer_cost`) they keep all layers that help at all; with a
+            warm-up, or in few steps, they hardly part.
         learning: of them.
         with_bare: whether to learn components of the model as it is, too.
         speed: how speed is measured.
@@ -62,9 +63,8 @@ class LayerSelection(Config):
     random_sets: PositiveInt = 2
     with_tuned: bool = False
     components: Annotated[int, Field(ge=2)] = 2
-    price: NonNegativeFloat = 0.1
-    noise: NonNegativeFloat = 0.5
-    learning: Learning = Learning(warm=2, rounds=2, dev_share=0.0)
+    choosing: LayerSettings = LayerSettings(layer_cost=0.2, learning_rate=0.3, batch_tokens=100)
+    learning: Learning = Learning(rounds=2, dev_share=0.0)
     with_bare: bool = False
     speed: LayerSpeed = LayerSpeed()
 
@@ -76,7 +76,8 @@ class LayerSelection(Config):
         sources = tuple(c.model_copy(update={"max_documents": 240, "max_characters": 1000}) for c in cls().sources)
         return cls(
             sources=sources, held_out=40, longest=96, passes=6, random_sets=8, with_tuned=True, with_bare=True,
-            learning=Learning(warm=4, rounds=6, dev_share=0.0), speed=LayerSpeed(repeats=15),
+            learning=Learning(rounds=8, dev_share=0.0),
+            speed=LayerSpeed(new_tokens=32, read=16, repeats=15),
         )  # fmt: skip
 
 
@@ -106,8 +107,8 @@ def measure_layers(bench: Workbench, settings: LayerSelection) -> Part:
     fitting = Fitting(
         kind="layers", components=settings.components, longest=settings.longest,
         learning=settings.learning.model_copy(update={"seed": bench.seed}),
-        layers=settings.layers.model_copy(
-            update={"adapt": None, "layer_cost": settings.price, "noise": settings.noise}
+        layers=settings.choosing.model_copy(
+            update={"adapt": None, "first": settings.layers.first, "last": settings.layers.last}
         ),
     )  # fmt: skip
     parts = [measure_costs(bench, list(arms.values()), held_out, settings.shares, settings.random_sets)]

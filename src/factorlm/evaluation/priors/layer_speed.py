@@ -44,8 +44,8 @@ class LayerSpeed(Config):
 
     shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.9, 0.75, 0.5)
     batches: tuple[PositiveInt, ...] = (1, 8)
-    read: PositiveInt = 8
-    new_tokens: Annotated[int, Field(ge=2)] = 16
+    read: PositiveInt = 4
+    new_tokens: Annotated[int, Field(ge=2)] = 8
     repeats: Annotated[int, Field(ge=FEWEST_REPEATS)] = 7
 
 

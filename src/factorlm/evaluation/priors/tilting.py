@@ -158,7 +158,7 @@ class Writer:
         return prior.draw(number, self._generator("components", dial), repeat=True).tolist()
 
     def _written(self, way: str, dial: float | None, component_B: list[int], exponent: float | None) -> Written:
-        bench, prior, title = self.bench, self.prior, f"{way} {'' if dial is None else dial:}".strip()
+        bench, prior, title = self.bench, self.prior, way if dial is None else f"{way}, {dial:g}"
         named = {} if exponent is None else {"exponent": exponent, "factor": self._factor_name}
         key = {
             "what": "texts of a prior", "prior": digest(prior), "way": way, "dial": dial, "max_tokens": self.max_tokens,
@@ -203,7 +203,7 @@ class Writer:
         base = self._base(way, [k for k, _ in batch])
         prefix_BT = pad_left([list(self.prior.lm.start_ids)] * len(batch))
         text_BT = pad_right([row for _, row in batch])
-        moved_BT = LocalProduct(self._tilted(base, exponent)).score(prefix_BT, text_BT) - base.score(prefix_BT, text_BT)
+        moved_BT = self._tilted(base, exponent).score(prefix_BT, text_BT) - base.score(prefix_BT, text_BT)
         return [float(x) for x in moved_BT.double().sum(1)]
 
     def _base(self, way: str, component_B: list[int]) -> Factor:
@@ -215,7 +215,7 @@ class Writer:
         if not exponent:
             return base
         assert self.factor is not None
-        return Product((base, Power(self.factor, exponent)))
+        return LocalProduct(Product((base, Power(self.factor, exponent))))
 
     @property
     def _factor_name(self) -> dict[str, Any]:
