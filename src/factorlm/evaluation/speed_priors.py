@@ -22,7 +22,7 @@ EVIDENCE_TOKENS = 100
 def random_components(lm: CausalLM, number: int) -> InContext:
     """Soft prompts of random numbers, as large as embeddings are: what they say costs nothing more or less."""
     generator = torch.Generator().manual_seed(0)
-    scale = float(lm.embed(torch.arange(64)).float().std())
+    scale = float(lm.embed(torch.arange(min(64, lm.vocabulary.size))).float().std())
     return InContext(lm, [scale * torch.randn(PLACES, lm.width, generator=generator) for _ in range(number)])
 
 

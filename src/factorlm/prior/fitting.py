@@ -50,6 +50,7 @@ from factorlm.settings import Config
 KIND_NAMES = ("soft-prompt", "prompt", "layers", "lora", "model")
 ENCODED_TOKENS = 2048  # to a batch, where texts are read for clusters
 RESTARTS = 10  # of k-means
+PICTURED = 200  # texts that portraits are made from
 Components = SoftComponents | ExplicitComponents | LayerComponents | LoraComponents | WholeModels
 
 
@@ -136,7 +137,7 @@ def fit(
     now = learn(learner, rows, settings.learning, first_NK=first_NK, progress=progress, save=save, report=report)
     prior = _assembled(lm, learner, now, settings, named)
     train, dev = split(len(rows), settings.learning)
-    shown = [rows[i] for i in train[:512]]
+    shown = [rows[i] for i in train[:PICTURED]]
     log_lik_NK = score_rows(prior.ensemble, shown, lm.start_ids, report)
     soft = learner.tensors().get("soft") if isinstance(learner, SoftComponents) else None
     found_portraits, divergence_KK = portraits(

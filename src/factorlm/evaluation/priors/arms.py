@@ -71,7 +71,8 @@ def make_arms(bench: Workbench, lm: CausalLM, texts: Sequence[str], settings: Fi
 
 def alone(settings: Fitting, *, times: int = 1, seed: int | None = None) -> Fitting:
     """The same learning for one component, with so many times the numbers; it passes over the texts as often."""
-    learning = settings.learning
+    learning, places = settings.learning, settings.soft.places
+    longer = (places * times + settings.longest) / (places + settings.longest)  # so that a step has as many texts
     changes = {
         "components": 1,
         "learning": learning.model_copy(
@@ -79,7 +80,9 @@ def alone(settings: Fitting, *, times: int = 1, seed: int | None = None) -> Fitt
                     "seed": learning.seed if seed is None else seed}
         ),
         "lora": settings.lora.model_copy(update={"rank": settings.lora.rank * times}),
-        "soft": settings.soft.model_copy(update={"places": settings.soft.places * times}),
+        "soft": settings.soft.model_copy(
+            update={"places": places * times, "batch_tokens": round(settings.soft.batch_tokens * longer)}
+        ),
     }  # fmt: skip
     return settings.model_copy(update=changes)
 

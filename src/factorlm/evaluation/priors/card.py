@@ -35,7 +35,10 @@ def prior_report(manifest: Manifest, place: str, command: str) -> Report:
         place: where it is, for the title.
         command: that makes the report again.
     """
-    weights = {name: Estimate(value=weight) for name, weight in zip(manifest.names, manifest.weights, strict=True)}
+    weights = {
+        f"weight of {name}": {place: Estimate(value=weight)}
+        for name, weight in zip(manifest.names, manifest.weights, strict=True)
+    }
     entropy = -math.fsum(w * math.log(w) for w in manifest.weights if w > 0)
     headlines = [
         f"{len(manifest.components)} components of kind {manifest.kind.kind} on {manifest.base.name}; entropy of their "
@@ -58,7 +61,7 @@ def prior_report(manifest: Manifest, place: str, command: str) -> Report:
         models=(ModelCard(name=place, expression=place, parts=(
             {"name": manifest.base.name, "kind": "model", "fingerprint": manifest.base.fingerprint},)),),
         sections=tuple(sections),
-        measures={"weight": weights},
+        measures=weights,
         provenance=Provenance(
             command=command, settings={} if fitted is None else dict(fitted.settings), seed=0,
             data={} if fitted is None else {fitted.corpus or "corpus": fitted.fingerprint}, versions=versions(),

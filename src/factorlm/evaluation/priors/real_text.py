@@ -202,11 +202,6 @@ def _cautions(settings: RealText, prior: Prior, single: Prior) -> list[str]:
         f"Texts have at most {settings.fitting.longest} tokens, so a posterior has little to go by; on longer texts it "
         "is surer.",
     ]
-    if settings.fitting.kind == "soft-prompt":
-        found.append(
-            "Batches hold equal numbers of vectors, so that the one model, whose vectors all stand before each text, "
-            "takes more steps of fewer texts in a pass."
-        )
     said = []
     for title, learned in (("components", prior), ("one model", single)):
         assert learned.manifest.fitted is not None
