@@ -12,7 +12,8 @@ from factorlm.errors import InputError
 from factorlm.models import CausalLM
 from factorlm.models.progress import Report
 from factorlm.prior.checkpoint import Checkpoint
-from factorlm.prior.learning import Learning, Progress, Rows, learn
+from factorlm.prior.learning import Learning, Progress, Rows
+from factorlm.prior.rounds import learn
 from factorlm.prior.soft import SoftComponents, SoftSettings
 
 

@@ -17,7 +17,8 @@ from factorlm.prior import Fitting, Prior, fit
 from factorlm.prior.batches import by_length
 from factorlm.prior.layerdrop import Adaptation, adapt
 from factorlm.prior.layers import LayerComponents, LayerSettings
-from factorlm.prior.learning import Learning, Rows, learn, split
+from factorlm.prior.learning import Learning, Rows, split
+from factorlm.prior.rounds import learn
 
 TEXTS = ["good good good.", "the good good.", "a good the good.", "good in the good.", "bad the bad.", "in bad."] * 4
 SMALL = Adaptation(drop=0.5, epochs=8, rank=2, learning_rate=2e-2, batch_tokens=64)

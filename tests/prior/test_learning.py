@@ -11,17 +11,8 @@ import torch
 from torch import Tensor
 
 from factorlm.models.progress import Report, quiet
-from factorlm.prior.learning import (
-    SEEDS,
-    Learning,
-    Progress,
-    Rows,
-    best_weights,
-    bound_of,
-    learn,
-    responsibilities,
-    split,
-)
+from factorlm.prior.learning import Learning, Progress, Rows, best_weights, bound_of, responsibilities, split
+from factorlm.prior.rounds import SEEDS, learn
 
 LETTERS = 4
 EXACT = Learning(assignment="all", rounds=30, patience=99, dev_share=0.0, dead_below=0.0)

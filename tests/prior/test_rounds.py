@@ -9,7 +9,8 @@ from torch import Tensor
 
 from factorlm.errors import InputError
 from factorlm.models.progress import Report
-from factorlm.prior.learning import Learning, Rows, learn, split
+from factorlm.prior.learning import Learning, Rows, split
+from factorlm.prior.rounds import learn
 
 ROWS = [[0] * (8 + 2 * n) for n in range(20)]
 TEMPER_N1 = torch.tensor([min(1, 16 / len(row)) for row in ROWS], dtype=torch.float64)[:, None]

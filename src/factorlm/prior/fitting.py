@@ -26,7 +26,7 @@ from factorlm.prior.checkpoint import Checkpoint
 from factorlm.prior.ensemble import Separate
 from factorlm.prior.explicit import ExplicitComponents, ExplicitSettings
 from factorlm.prior.layers import LayerComponents, LayerSettings
-from factorlm.prior.learning import Learning, Progress, Rows, learn, split
+from factorlm.prior.learning import Learning, Progress, Rows, split
 from factorlm.prior.lora import LoraComponents, LoraComponentSettings
 from factorlm.prior.manifest import (
     Base,
@@ -43,6 +43,7 @@ from factorlm.prior.manifest import (
 )
 from factorlm.prior.portraits import portraits
 from factorlm.prior.prior import Prior
+from factorlm.prior.rounds import learn
 from factorlm.prior.soft import SoftComponents, SoftSettings
 from factorlm.prior.whole import WholeModels
 from factorlm.settings import Config
