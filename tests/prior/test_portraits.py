@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from factorlm.algebra import pad_right
 from factorlm.models import CausalLM
 from factorlm.models.progress import quiet
+from factorlm.prior import fitting
 from factorlm.prior.batches import score_rows
 from factorlm.prior.incontext import InContext
+from factorlm.prior.learning import Learning
 from factorlm.prior.mixture import Bayes
 from factorlm.prior.portraits import NUM_TOKENS, portraits
 from factorlm.prior.uncertainty import pairwise_divergence
@@ -53,3 +56,12 @@ def test_the_same_seed_shows_the_same(tiny_lm: CausalLM, in_context: InContext) 
     assert [portrait.own_words for portrait in one] != [portrait.own_words for portrait in another]
     assert [portrait.typical for portrait in one] == [portrait.typical for portrait in another]
     assert {portrait.nearest for portrait in one} == {()}
+
+
+def test_portraits_are_of_the_whole_corpus(tiny_lm: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a corpus with one source after the other, both are shown, though only some texts are looked at."""
+    monkeypatch.setattr(fitting, "PICTURED", 12)
+    texts = ["the good food"] * 20 + ["a bad tree in a cat"] * 20
+    found = fitting.fit(tiny_lm, texts, fitting.Fitting(components=2, learning=Learning(rounds=1)))
+    shown = {text for card in found.manifest.components for text in card.portrait.typical}
+    assert shown == {"the good food", "a bad tree in a cat"}

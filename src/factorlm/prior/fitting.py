@@ -138,7 +138,8 @@ def fit(
     now = learn(learner, rows, settings.learning, first_NK=first_NK, progress=progress, save=save, report=report)
     prior = _assembled(lm, learner, now, settings, named)
     train, dev = split(len(rows), settings.learning)
-    shown = [rows[i] for i in train[:PICTURED]]
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(settings.learning.seed)).tolist()
+    shown = [rows[train[i]] for i in order[:PICTURED]]  # of all the corpus, whatever its order
     log_lik_NK = score_rows(prior.ensemble, shown, lm.start_ids, report)
     soft = learner.tensors().get("soft") if isinstance(learner, SoftComponents) else None
     found_portraits, divergence_KK = portraits(
