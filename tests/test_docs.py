@@ -30,7 +30,8 @@ WITH_COMMANDS = [page for page in PAGES if commands(page)]
 
 @pytest.mark.model
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda p: p.name)
-def test_python_blocks_run(page: Path, lm: object) -> None:
+def test_python_blocks_run(page: Path, lm: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {"__name__": "docs"}
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), space)  # one page is one session

@@ -11,9 +11,10 @@ import torch
 from factorlm.evaluation.document import Curve, Matrix, Table
 from factorlm.evaluation.priors import coherence
 from factorlm.evaluation.priors.arms import BLEND, CONSTANT, ENSEMBLE, MU, alone
-from factorlm.evaluation.priors.coherence import Beliefs, purity
+from factorlm.evaluation.priors.coherence import Beliefs
 from factorlm.evaluation.priors.evidence import EvidenceSettings, agree, make_trials
 from factorlm.evaluation.priors.in_context import log_probs_after
+from factorlm.evaluation.priors.recovery import purity
 from factorlm.evaluation.priors.rival_worlds import DELTA, NATS, R, RivalWorlds, measure_worlds
 from factorlm.evaluation.priors.worlds import WorldSettings, contradicts, make_worlds
 from factorlm.prior import Fitting, Learning, Prior

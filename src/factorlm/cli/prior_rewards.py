@@ -89,8 +89,7 @@ def _mean(
             report("components judged", done, len(alive))
             asked = [prefixes[i % len(prefixes)] for i in range(n)]
             rows = write(prior.ensemble.component(k), asked, max_tokens, generator)
-            texts = [b"".join(lm.vocabulary.token_bytes[t] for t in row).decode("utf-8", "replace") for row in rows]
-            texts = [text for text in texts if text.strip()]
+            texts = [text for row in rows if (text := lm.vocabulary.text(row)).strip()]
             if not texts:
                 raise InputError(f"component {prior.names[k]} writes nothing that could be judged; give a --prompt")
             found[k] = sum(judge(texts)) / len(texts)

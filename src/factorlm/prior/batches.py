@@ -106,3 +106,8 @@ def weighted_nats(
     weight_B1 = torch.tensor(weights, dtype=torch.float32, device=lm.device)[:, None]
     weight_N = weight_B1.expand_as(real_BT)[real_BT]
     return (nats_N * weight_N).sum() / weight_N.sum()
+
+
+def moments(weight: Tensor) -> dict[str, Tensor]:
+    """What Adam knows of numbers that no step was made for yet; there from the start, so that it can be restored."""
+    return {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}

@@ -75,7 +75,7 @@ class ExplicitComponents:
     @property
     def assumptions(self) -> list[str]:
         """The sentences, as they are now."""
-        return [self._text(tokens).strip() for tokens in self._chosen]
+        return [self.lm.vocabulary.text(tokens).strip() for tokens in self._chosen]
 
     @property
     def ensemble(self) -> InContext:
@@ -124,25 +124,22 @@ class ExplicitComponents:
         found += [self._example(judged[i]) for i in self._picked(len(judged), settings.from_texts)]
         if settings.from_model and self.lm.tokenizer.chat_template:
             shown = [judged[i][:SHOWN_TOKENS] for i in self._picked(len(judged), SHOWN_TEXTS)]
-            question = QUESTION.format(texts="\n".join(f"- {self._text(row).strip()}" for row in shown))
+            question = QUESTION.format(texts="\n".join(f"- {self.lm.vocabulary.text(row).strip()}" for row in shown))
             prefixes = [self.lm.encode_message(question)] * settings.from_model
             answers = write(self.lm, prefixes, PROPOSAL_TOKENS, self._generator)
-            found += [tuple(self._tokens(text)) for row in answers if (text := self._text(row).strip())]
+            found += [tuple(self._tokens(text)) for row in answers if (text := self.lm.vocabulary.text(row).strip())]
         return found
 
     def _picked(self, number: int, wanted: int) -> list[int]:
         return torch.randperm(number, generator=self._generator)[:wanted].tolist()
 
     def _example(self, row: Sequence[int]) -> tuple[int, ...]:
-        return tuple(self._tokens(self._text(row)))
+        return tuple(self._tokens(self.lm.vocabulary.text(row)))
 
     def _tokens(self, sentence: str) -> list[int]:
         """As `kinds.prompt_tokens`, of a sentence that is not too long."""
         kept = self.lm.encode_text(sentence.strip())[: self.settings.longest]
-        return self.lm.encode_text(self._text(kept).strip() + "\n\n")
-
-    def _text(self, row: Sequence[int]) -> str:
-        return b"".join(self.lm.vocabulary.token_bytes[t] for t in row).decode("utf-8", "replace")
+        return self.lm.encode_text(self.lm.vocabulary.text(kept).strip() + "\n\n")
 
     def _reading(self, sentences: Sequence[tuple[int, ...]]) -> InContext:
         return InContext(self.lm, [torch.tensor(tokens) for tokens in sentences])

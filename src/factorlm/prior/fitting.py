@@ -43,12 +43,12 @@ from factorlm.prior.manifest import (
 )
 from factorlm.prior.portraits import portraits
 from factorlm.prior.prior import Prior
+from factorlm.prior.regressions import part
 from factorlm.prior.rounds import learn
 from factorlm.prior.soft import SoftComponents, SoftSettings
 from factorlm.prior.whole import WholeModels
 from factorlm.settings import Config
 
-KIND_NAMES = ("soft-prompt", "prompt", "layers", "lora", "model")
 ENCODED_TOKENS = 2048  # to a batch, where texts are read for clusters
 RESTARTS = 10  # of k-means
 PICTURED = 200  # texts that portraits are made from
@@ -61,8 +61,9 @@ class Fitting(Config):
     Attributes:
         kind: what components are made of.
         components: K.
-        begin: with responsibilities of clusters of texts by what the model thinks of them, of random parts, or of
-            the components as they first come.
+        begin: with responsibilities of clusters of texts by what they are about, of a mixture of regressions that
+            parts them by what one predicts and another does not (see `regressions`), of random parts, or of the
+            components as they first come.
         longest: tokens read of a text.
         learning: rounds and bounds.
         soft: for soft-prompt.
@@ -73,7 +74,7 @@ class Fitting(Config):
 
     kind: Literal["soft-prompt", "prompt", "layers", "lora", "model"] = "soft-prompt"
     components: Annotated[int, Field(ge=1, le=64)] = 4
-    begin: Literal["clusters", "random", "components"] = "clusters"
+    begin: Literal["clusters", "regressions", "random", "components"] = "clusters"
     longest: PositiveInt = 64
     learning: Learning = Learning(warm=2)
     soft: SoftSettings = SoftSettings()
@@ -221,8 +222,10 @@ def _described(manifest: Manifest, found: list[Portrait], divergence_KK: Tensor)
 
 
 def _beginning(lm: CausalLM, rows: Rows, settings: Fitting, report: Report) -> Tensor:
-    """Responsibilities that are all or nothing, [N, K]."""
+    """Responsibilities, all or nothing but for regressions, [N, K]."""
     seed, number = settings.learning.seed, settings.components
+    if settings.begin == "regressions":
+        return part(lm, rows, number, seed, report)
     if settings.begin == "random" or len(rows) < 2 * number:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
         label_N = order.argsort() % number
@@ -264,6 +267,3 @@ def _digest(rows: Rows) -> str:
 def _letter(k: int) -> str:
     """A, B, ..., Z, A1, B1, ..."""
     return chr(ord("A") + k % 26) + (str(k // 26) if k >= 26 else "")
-
-
-__all__ = ["KIND_NAMES", "Fitting", "fit"]

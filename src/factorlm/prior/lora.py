@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from factorlm.models import CausalLM, linear
 from factorlm.models.body import TransformersBody
-from factorlm.models.lora import Adapter, LoraLinear, LoraSettings, merged, with_adapter
+from factorlm.models.lora import Adapter, LoraLinear, LoraSettings, adapter_in, merged, with_adapter
 from factorlm.models.progress import Report, quiet
-from factorlm.prior.batches import by_length, pairs_of, score_rows, weighted_nats
+from factorlm.prior.batches import by_length, moments, pairs_of, score_rows, weighted_nats
 from factorlm.prior.ensemble import Separate
 from factorlm.prior.learning import Rows
 from factorlm.settings import Config
@@ -65,7 +65,7 @@ class LoraComponents:
             )
             for weight in weights.values():
                 weight.requires_grad_(True)
-                optimizer.state[weight] = _moments(weight)
+                optimizer.state[weight] = moments(weight)
             self._optimizers.append(optimizer)
         for network in self._networks:
             linear.install(network)
@@ -82,11 +82,7 @@ class LoraComponents:
 
     def adapter(self, index: int) -> Adapter:
         """That of a component, as it is now."""
-        halves: dict[str, dict[str, Tensor]] = {"down": {}, "up": {}}
-        for name, weight in self._weights[index].items():
-            side, _, layer = name.partition(".")
-            halves[side][layer] = weight.detach().clone()
-        return Adapter(self.settings.scale, halves["down"], halves["up"])
+        return adapter_in(self._networks[index], self.settings.scale)
 
     def log_prob(self, rows: Rows, report: Report) -> Tensor:
         """See Learner; read beside the shared layers, since merging is dear and the next step undoes it."""
@@ -124,7 +120,7 @@ class LoraComponents:
         with torch.no_grad():
             for name, weight in self._weights[index].items():
                 weight.copy_(self._weights[near][name])
-                self._optimizers[index].state[weight] = _moments(weight)
+                self._optimizers[index].state[weight] = moments(weight)
         for _ in range(SEEDING_STEPS):
             self._step(index, rows, [1.0] * len(rows), 1.0)
 
@@ -175,7 +171,3 @@ def _weights_of(network: Any) -> dict[str, nn.Parameter]:
         if isinstance(layer, LoraLinear):
             found |= {f"down.{name}": layer.down_RI, f"up.{name}": layer.up_OR}
     return found
-
-
-def _moments(weight: Tensor) -> dict[str, Tensor]:
-    return {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}

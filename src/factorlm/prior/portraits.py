@@ -57,8 +57,8 @@ def portraits(
         typical = log_resp_NK[:, k].topk(min(NUM_TYPICAL, len(rows))).indices.tolist()
         found.append(
             Portrait(
-                typical=tuple(_text(lm, rows[n])[:TYPICAL_CHARACTERS] for n in typical),
-                own_words=tuple(_text(lm, row) for row in written[k * NUM_OWN : (k + 1) * NUM_OWN]),
+                typical=tuple(lm.vocabulary.text(rows[n])[:TYPICAL_CHARACTERS] for n in typical),
+                own_words=tuple(lm.vocabulary.text(row) for row in written[k * NUM_OWN : (k + 1) * NUM_OWN]),
                 tokens=liked[k],
                 nearest=() if soft_KMD is None else _nearest(lm, soft_KMD[k]),
             )
@@ -76,14 +76,10 @@ def _liked(mixture: Bayes, lm: CausalLM, prefix_BT: Tensor, text_BT: Tensor) -> 
         log_prob_KBV = log_prob_KBV[:, (token_B != PAD).to(log_prob_KBV.device)].cpu()
         log_mixed_BV = torch.logsumexp(log_weight_K11 + log_prob_KBV, 0)
         total_KV[alive] += (log_prob_KBV.exp() * (log_prob_KBV - log_mixed_BV)).nan_to_num(0.0).sum(1)
-    return [tuple(_text(lm, [v]) for v in row_V.topk(NUM_TOKENS).indices.tolist()) for row_V in total_KV]
+    return [tuple(lm.vocabulary.text([v]) for v in row_V.topk(NUM_TOKENS).indices.tolist()) for row_V in total_KV]
 
 
 def _nearest(lm: CausalLM, soft_MD: Tensor) -> tuple[str, ...]:
     """The word whose embedding has the smallest angle with each vector."""
     table_VD = torch.nn.functional.normalize(lm.model.get_input_embeddings().weight.float(), dim=1)
-    return tuple(_text(lm, [v]) for v in (table_VD @ soft_MD.to(table_VD).T).argmax(0).tolist())
-
-
-def _text(lm: CausalLM, row: list[int]) -> str:
-    return b"".join(lm.vocabulary.token_bytes[token] for token in row).decode("utf-8", "replace")
+    return tuple(lm.vocabulary.text([v]) for v in (table_VD @ soft_MD.to(table_VD).T).argmax(0).tolist())

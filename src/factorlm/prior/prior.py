@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from factorlm.algebra import entropy
 from factorlm.errors import IncompatibleError, InputError, IntegrityError
 from factorlm.models import CausalLM
 from factorlm.models.loading import load_present
@@ -93,7 +94,7 @@ class Prior:
     @property
     def entropy(self) -> float:
         """Of the weights, in nats."""
-        return float(torch.tensor(beliefs.num_effective(self.log_prob_K)).log())
+        return float(entropy(self.log_prob_K))
 
     # As language models
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from factorlm.models import CausalLM
 from factorlm.models.progress import Report
-from factorlm.prior.batches import by_length, pairs_of, score_rows, weighted_nats
+from factorlm.prior.batches import by_length, moments, pairs_of, score_rows, weighted_nats
 from factorlm.prior.incontext import InContext
 from factorlm.prior.learning import Rows
 from factorlm.settings import Config
@@ -54,7 +54,7 @@ class SoftComponents:
         start_KMD = torch.stack([self._near([rows[i]]) for i in picked])
         self._soft_KMD = start_KMD.requires_grad_(True)
         self._optimizer = torch.optim.Adam([self._soft_KMD], lr=settings.learning_rate)
-        self._optimizer.state[self._soft_KMD] = _moments(self._soft_KMD)
+        self._optimizer.state[self._soft_KMD] = moments(self._soft_KMD)
 
     @property
     def num_parameters(self) -> int:
@@ -144,7 +144,3 @@ class SoftComponents:
         embedded_MD = self.lm.embed(torch.tensor([tokens[i] for i in picked.tolist()])).float()
         noise_MD = torch.randn(embedded_MD.shape, generator=self._generator).to(embedded_MD)
         return embedded_MD + self.settings.noise * embedded_MD.std() * noise_MD
-
-
-def _moments(weight: Tensor) -> dict[str, Tensor]:
-    return {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}

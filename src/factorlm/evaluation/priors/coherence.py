@@ -90,12 +90,3 @@ def updates(prior: Prior, pairs: Sequence[tuple[str, str]]) -> Array:
             float(torch.logsumexp(after_K + log_other_K, 0) - torch.logsumexp(prior.log_prob_K + log_other_K, 0))
         )
     return np.array(found)
-
-
-def purity(label_N: Sequence[int], component_N: Sequence[int]) -> float:
-    """Share of texts whose component is mostly given to texts of their label."""
-    total = 0
-    for k in set(component_N):
-        own = [label for label, component in zip(label_N, component_N, strict=True) if component == k]
-        total += max(own.count(label) for label in set(own))
-    return total / len(label_N)

@@ -19,10 +19,11 @@ from factorlm.evaluation.diversity import distinct, self_bleu, words_of
 from factorlm.evaluation.document import Cell, Column, Matrix, Samples, Section, Table
 from factorlm.evaluation.intervals import Estimate, compare, mean_interval, ratio_interval
 from factorlm.evaluation.priors.arms import BLEND, CONSTANT, ENSEMBLE, MU, Arm, make_arms
-from factorlm.evaluation.priors.coherence import Beliefs, beliefs_of, purity, updates
+from factorlm.evaluation.priors.coherence import Beliefs, beliefs_of, updates
 from factorlm.evaluation.priors.evidence import EvidenceSettings, measure_evidence
 from factorlm.evaluation.priors.in_context import updates_in_context
 from factorlm.evaluation.priors.part import Part
+from factorlm.evaluation.priors.recovery import purity
 from factorlm.evaluation.priors.worlds import Worlds, WorldSettings, contradicts, make_worlds
 from factorlm.evaluation.workbench import Workbench
 from factorlm.inference.draw import Sampling, generator_of
@@ -52,8 +53,9 @@ class RivalWorlds(Config):
     worlds: WorldSettings = WorldSettings()
     fitting: Fitting = Fitting(
         kind="lora",
-        begin="random",
-        learning=Learning(warm=4, rounds=8, patience=4, temper_tokens=16.0),
+        begin="regressions",
+        longest=128,
+        learning=Learning(warm=1, rounds=3, patience=3, temper_tokens=64.0, dev_share=0.0),
         lora=LoraComponentSettings(rank=4, layers=EVERY_LAYER, learning_rate=5e-3, batch_tokens=256),
     )
     answers: PositiveInt = 48

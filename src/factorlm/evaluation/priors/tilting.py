@@ -168,7 +168,7 @@ class Writer:
         rows: list[Row] = bench.in_batches(
             f"writing: {title}", key, items, TOGETHER, lambda batch: self._write(batch, way, dial, exponent)
         )
-        texts = tuple(_text(prior, row) for row in rows)
+        texts = tuple(prior.lm.vocabulary.text(row) for row in rows)
         weighed = {"what": "texts under components and the bare model", "prior": digest(prior)}
         log_lik_BN = np.array(bench.in_batches(f"weighing: {title}", weighed, rows, TOGETHER, self._weigh), float)
         moved_B = np.zeros(len(rows))
@@ -275,8 +275,3 @@ def _difference(ours_2: Array, theirs_2: Array, ours_R2: Array, theirs_R2: Array
         found_R = ours_R2[:, 0] / ours_R2[:, 1] - theirs_R2[:, 0] / theirs_R2[:, 1]
     low, high = (float(x) for x in np.nanquantile(found_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     return Estimate(value=float(ours_2[0] / ours_2[1] - theirs_2[0] / theirs_2[1]), low=low, high=high, n=n)
-
-
-def _text(prior: Prior, row: Row) -> str:
-    token_bytes = prior.lm.vocabulary.token_bytes
-    return b"".join(token_bytes[token] for token in row).decode("utf-8", "replace")

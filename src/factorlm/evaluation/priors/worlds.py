@@ -46,9 +46,9 @@ class WorldSettings(Config):
     people: Annotated[int, Field(ge=1, le=6)] = 3
     things: Annotated[int, Field(ge=1, le=6)] = 3
     lands: Annotated[int, Field(ge=0, le=6)] = 3
-    speeds: Annotated[int, Field(ge=0, le=6)] = 0
-    facts: PositiveInt = 4
-    documents: PositiveInt = 60
+    speeds: Annotated[int, Field(ge=0, le=6)] = 4
+    facts: PositiveInt = 8
+    documents: PositiveInt = 40
     held_out: PositiveInt = 20
     seed: int = 0
 
@@ -121,7 +121,7 @@ def make_worlds(settings: WorldSettings) -> Worlds:
     """Worlds and documents, the same for the same settings."""
     rng = random.Random(settings.seed)
     facts = [
-        Fact(f"{person} feels about {thing}", answers)
+        Fact(f"As for {thing}, {person}", answers)
         for person in PEOPLE[: settings.people]
         for thing in THINGS[: settings.things]
         if (answers := _tastes(person, thing, settings.worlds, rng))
@@ -154,11 +154,11 @@ def contradicts(truths: Sequence[Sequence[bool]]) -> bool:
 
 
 def _tastes(person: str, thing: str, num_worlds: int, rng: random.Random) -> tuple[str, ...]:
-    """Likes and hates by world, not the same in all of them."""
+    """Likes and hates by world, not the same in all of them; what is disputed comes behind all that it is about."""
     while True:
         likes = [rng.random() < 0.5 for _ in range(num_worlds)]
         if len(set(likes)) == 2:
-            return tuple(f"{person} {'likes' if like else 'hates'} {thing}." for like in likes)
+            return tuple(f"As for {thing}, {person} {'likes' if like else 'hates'} it." for like in likes)
 
 
 def _sum_of_speeds(a: int, b: int, *, is_relative: bool) -> str:
