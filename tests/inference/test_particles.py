@@ -15,6 +15,7 @@ from factorlm.algebra import (
     log_weights_of_texts,
     total_variation,
 )
+from factorlm.algebra.resampling import SCHEMES, effective_size
 from factorlm.errors import DeadEndError, InputError, UnknownNameError
 from factorlm.factors.head import Head
 from factorlm.factors.headed import HeadedProduct, fuse_product
@@ -23,7 +24,6 @@ from factorlm.inference.crowd import chain
 from factorlm.inference.draw import Sampling, generator_of
 from factorlm.inference.particles import Particles, sample_particles
 from factorlm.inference.population import Population, relative_variance
-from factorlm.inference.resampling import SCHEMES, effective_size
 from factorlm.models import CausalLM
 from factorlm.models.table import Table, random_table
 from factorlm.text import letters

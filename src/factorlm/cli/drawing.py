@@ -32,9 +32,9 @@ def particles_of(sampler: str, number: int, scheme: str, threshold: float, limit
     """Settings of a sampler that works with particles; None for the local one."""
     from pydantic import ValidationError
 
+    from factorlm.algebra.resampling import SCHEMES
     from factorlm.errors import UnknownNameError
     from factorlm.inference import Particles
-    from factorlm.inference.resampling import SCHEMES
     from factorlm.settings import explain_validation
 
     if scheme not in SCHEMES:

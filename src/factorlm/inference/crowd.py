@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from factorlm.algebra.resampling import Scheme, effective_size
 from factorlm.factors.nucleus import quantile
 from factorlm.inference.population import Population, relative_variance
-from factorlm.inference.resampling import Scheme, effective_size
 from factorlm.text import TextStream, Vocabulary
 
 

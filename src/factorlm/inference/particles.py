@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from factorlm.algebra import Factor, Power, device_of, flatten, log_normalize, merge, pad_left, rows_of, unflatten
+from factorlm.algebra.resampling import SCHEMES
 from factorlm.errors import InputError, UnknownNameError
 from factorlm.factors.headed import fuse_product
 from factorlm.factors.nucleus import quantile
@@ -22,7 +23,6 @@ from factorlm.inference.crowd import Crowd, Particle
 from factorlm.inference.draw import Sampling, proposal
 from factorlm.inference.population import Population
 from factorlm.inference.rejection import drawn_order, first_accepted
-from factorlm.inference.resampling import SCHEMES
 from factorlm.models.progress import Report, quiet
 from factorlm.settings import Config
 

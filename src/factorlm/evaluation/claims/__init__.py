@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from factorlm.errors import UnknownNameError
-from factorlm.evaluation.claims import heads, measures, products, recorded, samplers, steering, truncation
+from factorlm.evaluation.claims import heads, measures, priors, products, recorded, samplers, steering, truncation
 from factorlm.evaluation.claims.claim import (
     Claim,
     ClaimBench,
@@ -53,6 +53,11 @@ CLAIMS: dict[str, Claim] = {
         samplers.CONTRASTIVE_REPEATS_LESS,
         samplers.GUESSES_PAY,
         samplers.FASTER_THAN_OTHERS,
+        priors.RIVALS_KEPT,
+        priors.EVIDENCE_LOWERS,
+        priors.BELIEF_TURNS,
+        priors.MIXTURE_BEATS_ONE,
+        priors.BETWEEN_TELLS,
     )
 }
 

@@ -181,7 +181,7 @@ def _measures(work: Work, seed: int) -> dict[str, dict[str, Estimate]]:
         else _ratio(work.belief[arm.name], seed) for arm in work.arms
     }  # fmt: skip
     return {
-        "purity": {MU: mean_interval(right_N, seed=seed)},
+        "purity of worlds": {MU: mean_interval(right_N, seed=seed)},
         R: ratio,
         DELTA: {name: mean_interval(delta_S, seed=seed) for name, delta_S in work.delta_S.items()},
         NATS: {name: mean_interval(nats_N, seed=seed) for name, nats_N in work.nats_N.items()},

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from factorlm.errors import InputError
-from factorlm.evaluation.priors.evidence import EvidenceSettings
 from factorlm.evaluation.priors.layer_selection import LayerSelection, measure_layers
 from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.priors.real_text import RealText, measure_real_text
 from factorlm.evaluation.priors.rival_worlds import RivalWorlds, measure_worlds
 from factorlm.evaluation.priors.steering import Steering, measure_steering
-from factorlm.evaluation.priors.worlds import WorldSettings
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.settings import Config
 
@@ -37,15 +35,8 @@ class Settings(Config):
 
     @classmethod
     def sized(cls, size: str) -> Settings:
-        """Half an hour on two cores, or what one would publish."""
-        if size == "full":
-            return cls(text=RealText.sized(size), steering=Steering.sized(size), layers=LayerSelection.sized(size))
-        worlds = RivalWorlds(
-            worlds=WorldSettings(worlds=2, documents=40, held_out=16),
-            answers=24,
-            evidence=EvidenceSettings(trials=12, tuned_trials=3),
-        )
-        return cls(worlds=worlds, text=RealText.sized(size), steering=Steering.sized(size),
+        """An hour or two on two cores, or what one would publish."""
+        return cls(text=RealText.sized(size), steering=Steering.sized(size),
                    layers=LayerSelection.sized(size))  # fmt: skip
 
 
