@@ -1,0 +1,85 @@
+"""Guides: the map between latents and vectors, learned classifiers, and that guidance through both works."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from factorlm.diffusion.gaussians import Gaussians
+from factorlm.diffusion.guidance import Guidance, Guided
+from factorlm.diffusion.guides import GuideLearning, LinearGuide, Standard, learn_guide
+from factorlm.diffusion.sampling import Denoising, draw
+from factorlm.errors import InputError
+
+WIDTH = 6
+
+
+def vectors(number: int, shift: float, seed: int) -> Tensor:
+    """Of length one, moved along the first number."""
+    noise_ND = torch.randn(number, WIDTH, generator=torch.Generator().manual_seed(seed))
+    noise_ND[:, 0] += shift
+    return torch.nn.functional.normalize(noise_ND + 1.0, dim=1)
+
+
+def test_latents_are_standard_and_come_back() -> None:
+    vector_ND = vectors(500, 0.0, 0)
+    standard = Standard.of(vector_ND)
+    latent_ND = standard.latent(vector_ND)
+    assert latent_ND.mean(0).abs().max() < 1e-5
+    assert latent_ND.std(0).tolist() == pytest.approx([1.0] * WIDTH, abs=1e-5)
+    torch.testing.assert_close(standard.vector(latent_ND), vector_ND)
+    assert standard.vector(5 * latent_ND).norm(dim=1).tolist() == pytest.approx([1.0] * 500, abs=1e-5)
+    with pytest.raises(InputError, match="at least two"):
+        Standard.of(vector_ND[:1])
+
+
+def test_a_guide_is_a_calibrated_classifier() -> None:
+    """Of 3,000 fresh texts, those that it gives a probability near p have the label in a share near p."""
+    weight_D, bias, quality = learn_guide(vectors(400, 0.8, 1), vectors(1200, -0.8, 2))
+    assert quality.num_texts == 320
+    fresh_ND = torch.cat([vectors(1500, 0.8, 3), vectors(1500, -0.8, 4)])
+    label_N = torch.tensor([1.0] * 1500 + [0.0] * 1500)
+    prob_N = torch.sigmoid(fresh_ND @ weight_D + bias)
+    accuracy = float(((prob_N > 0.5) == (label_N == 1)).float().mean())
+    assert accuracy == pytest.approx(quality.accuracy, abs=0.08)  # of 80 and 240 texts: 3 standard errors
+    assert accuracy > 0.75
+    assert 0.7 < quality.auc <= 1
+    assert quality.log_loss < math.log(2)
+    for low in (0.0, 0.2, 0.4, 0.6, 0.8):
+        inside_N = (prob_N >= low) & (prob_N < low + 0.2)
+        # Balanced, though there were three times as many texts without the label; 0.1 is 3 errors of 200 texts.
+        assert abs(float((label_N - prob_N)[inside_N].mean())) < 0.1, low
+
+
+def test_opposites_and_log_probabilities_by_hand() -> None:
+    standard = Standard(torch.zeros(2), torch.tensor([2.0, 1.0]))
+    guide = LinearGuide(torch.tensor([1.0, -1.0]), 0.5, standard)
+    latent_BD = torch.tensor([[1.5, 4.0]])  # the vector (3, 4) / 5
+    want = 1 / (1 + math.exp(-(0.6 - 0.8 + 0.5)))
+    assert guide.log_prob(latent_BD).exp().item() == pytest.approx(want)
+    assert guide.opposite.log_prob(latent_BD).exp().item() == pytest.approx(1 - want)
+
+
+def test_guidance_through_the_map_moves_vectors_to_the_label() -> None:
+    both_ND = torch.cat([vectors(400, 0.8, 1), vectors(400, -0.8, 2)])
+    weight_D, bias, _ = learn_guide(both_ND[:400], both_ND[400:])
+    standard = Standard.of(both_ND)
+    guide = LinearGuide(weight_D, bias, standard)
+    # A Gaussian around each of some latents is a prior over all of them.
+    latent_ND = standard.latent(both_ND[::8])
+    prior = Gaussians(torch.full((100,), -math.log(100)), latent_ND, torch.full((100,), 0.3))
+    noise_BD = torch.randn(300, WIDTH, generator=torch.Generator().manual_seed(5))
+    share = {}
+    for name, chosen, strength in (("none", guide, 0.0), ("label", guide, 4.0), ("opposite", guide.opposite, 4.0)):
+        guided = Guided.of(prior.denoise, [chosen], [strength], Guidance(), WIDTH, torch.Generator().manual_seed(6))
+        latent_BD = draw(guided, noise_BD, Denoising(steps=30, most=4.0), torch.Generator().manual_seed(7))
+        share[name] = float((guide.log_prob(latent_BD) > math.log(0.5)).float().mean())
+    assert share["opposite"] < share["none"] - 0.2 < share["none"] + 0.2 < share["label"]
+
+
+def test_too_few_texts() -> None:
+    with pytest.raises(InputError, match="at least 8 texts with the label"):
+        learn_guide(vectors(5, 1.0, 0), vectors(50, 0.0, 1), GuideLearning())
