@@ -55,6 +55,26 @@ CASES += [
     )
 ]  # fmt: skip
 
+CASES += [
+    ("tilted-components-steer",
+     {f"mean probability by {judge}": {"untilted": (0.5, 0.45, 0.55), "components, T=0.5": weak,
+                                       "components, T=0.1": strong, "tokens, 0.1": (0.1, 0.0, 0.2)}
+      for judge in ("one", "other")}, verdict)
+    for weak, strong, verdict in (
+        ((0.6, 0.55, 0.65), (0.7, 0.65, 0.75), "holds"), ((0.6, 0.55, 0.65), (0.55, 0.5, 0.6), "not shown"),
+        ((0.6, 0.57, 0.65), (0.5, 0.45, 0.55), "does not hold here"),
+    )
+]  # fmt: skip
+CASES += [
+    ("learned-layers-beat-random",
+     {"layers: nats per token saved by the learned order, fine-tuned with layers dropped":
+      {"27 of 30 layers": (0.2, 0.1, 0.3), "15 of 30 layers": few},
+      "layers: nats per token saved by the learned order, as it is": {"27 of 30 layers": (-0.2, -0.3, -0.1)}}, verdict)
+    for few, verdict in (
+        ((0.5, 0.3, 0.7), "holds"), ((0.1, -0.1, 0.3), "not shown"), ((-0.2, -0.3, -0.1), "does not hold here"),
+    )
+]  # fmt: skip
+
 
 @pytest.mark.parametrize(("name", "measures", "verdict"), CASES)
 def test_verdicts(name: str, measures: dict[str, dict[str, Range]], verdict: str, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Mixtures of softmax regressions on hidden states: the cheapest components, for learning to begin with.
 
 Each component predicts the next token from the last hidden state of the bare model by a linear map of its own. States
-are read once, so EM takes seconds, and is run from several beginnings, of which the likeliest is kept. Clusters of
-states group texts by what they are about; these components part by what one of them predicts and another does not, and
-so tell documents apart that say opposite things about the same people.
+are read once, so EM takes seconds to minutes, and is run from several beginnings, of which the likeliest is kept.
+Clusters of states group texts by what they are about; these components part by what one of them predicts and another
+does not, and so tell documents apart that say opposite things about the same people.
 
 Source: mixtures of regressions by EM, Jordan and Jacobs (1994).
 """

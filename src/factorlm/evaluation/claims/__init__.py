@@ -58,6 +58,8 @@ CLAIMS: dict[str, Claim] = {
         priors.BELIEF_TURNS,
         priors.MIXTURE_BEATS_ONE,
         priors.BETWEEN_TELLS,
+        priors.TILT_STEERS,
+        priors.LAYERS_LEARNED,
     )
 }
 

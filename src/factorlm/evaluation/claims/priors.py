@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 from factorlm.evaluation.claims.claim import Claim, ClaimBench, NoSettings, Outcome, Verdict, all_of, decide
 from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.priors.arms import CONSTANT, ENSEMBLE, MU
+from factorlm.evaluation.priors.layer_selection import DROPPED
 from factorlm.evaluation.priors.likelihoods import MIXTURE, SINGLE
 from factorlm.evaluation.priors.outside import BETWEEN
 from factorlm.evaluation.priors.rival_worlds import DELTA, R
+from factorlm.evaluation.priors.steering import UNTILTED
+from factorlm.evaluation.priors.tilting import COMPONENTS
 
 RECORD = "prior/report.json"
 PRIOR = "factorlm eval prior --out benchmarks/records/prior"
 LEAST_PURITY, LEAST_R, LEAST_AUROC = 0.9, 0.5, 0.6
 TUNED = f"{CONSTANT}, fine-tuned on it"
 SHARES = f"nats per token, {MIXTURE} minus"
+JUDGED, TILTED = "mean probability by ", f"{COMPONENTS}, T="
+SAVED = "layers: nats per token saved by the learned order"
 
 
 def _claim(
@@ -91,6 +97,29 @@ def _outside(found: dict[str, dict[str, Estimate]]) -> tuple[str, dict[str, Any]
     return f"AUROC {whole}", {"auroc": whole.value}, decide(whole, LEAST_AUROC, above=True)
 
 
+def _tilt(found: dict[str, dict[str, Estimate]]) -> tuple[str, dict[str, Any], Verdict]:
+    judges = [measure for measure in found if measure.startswith(JUDGED)]
+    shares, verdicts = {}, list[Verdict]()
+    for measure in judges:
+        dials = {float(way.removeprefix(TILTED)): e for way, e in found[measure].items() if way.startswith(TILTED)}
+        steps = [found[measure][UNTILTED], *(dials[t] for t in sorted(dials, reverse=True))]  # from weak to strong
+        shares[measure.removeprefix(JUDGED)] = [step.value for step in steps]
+        rises = steps[0].high is not None and steps[-1].low is not None and steps[0].high < steps[-1].low
+        falls = any(a.low is not None and b.high is not None and b.high < a.low for a, b in itertools.pairwise(steps))
+        verdicts.append("does not hold here" if falls else "holds" if rises else "not shown")
+    said = "; ".join(
+        f"{judge}: " + " → ".join("—" if v is None else f"{v:.0%}" for v in values) for judge, values in shares.items()
+    )
+    return f"mean probability of the label, from untilted to the coldest tilt, by {said}", shares, all_of(verdicts)
+
+
+def _fewer_layers(found: dict[str, dict[str, Estimate]]) -> tuple[str, dict[str, Any], Verdict]:
+    [saved] = [values for name, values in found.items() if name == f"{SAVED}, {DROPPED}"]
+    verdicts = [decide(estimate, 0.0, above=True) for estimate in saved.values()]
+    said = "; ".join(f"{estimate} with {part}" for part, estimate in saved.items())
+    return f"nats per token fewer than random layers: {said}", {p: e.value for p, e in saved.items()}, all_of(verdicts)
+
+
 RIVALS_KEPT = _claim(
     "components-hold-rival-worlds",
     "A learned distribution over models holds hypotheses that contradict each other, each whole; one model averages "
@@ -141,4 +170,24 @@ BETWEEN_TELLS = _claim(
     f"Texts are ranked by the mean mutual information of next token and component. Holds if the 95 % interval of the "
     f"AUROC of outside texts lies above {LEAST_AUROC}, does not hold if it lies below; else it is not shown.",
     _outside,
+)
+TILT_STEERS = _claim(
+    "tilted-components-steer",
+    "Re-weighing components by a reward changes what is written, the more the colder the tilt",
+    "our design, after Korbak et al. 2022, KL-regularised rewards as Bayesian inference",
+    "",
+    "The mean probability of the wanted label, by the judge that gave the reward and by an independent one, from no "
+    "tilt to the coldest. Holds if for both the 95 % interval at the coldest tilt lies above that without, and no "
+    "step falls below the interval before it; does not hold if one falls; else it is not shown.",
+    _tilt,
+)
+LAYERS_LEARNED = _claim(
+    "learned-layers-beat-random",
+    "Which layers can be left out is learned: a learned choice loses less than a random one of as many layers",
+    "after Fan et al. 2020, LayerDrop, and Li et al. 2020, latent depth",
+    "",
+    "The model is fine-tuned with layers dropped, and the order in which layers go is learned by REINFORCE. Holds if "
+    "the 95 % interval of the nats per token saved against random choices of as many layers lies above zero at every "
+    "number of layers, does not hold if it lies below at one; else it is not shown.",
+    _fewer_layers,
 )
