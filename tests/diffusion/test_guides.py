@@ -11,6 +11,9 @@ from torch import Tensor
 from factorlm.diffusion.gaussians import Gaussians
 from factorlm.diffusion.guidance import Guidance, Guided
 from factorlm.diffusion.guides import GuideLearning, LinearGuide, Standard, learn_guide
+from factorlm.diffusion.levels import noise_share, noised, signal
+from factorlm.diffusion.noisy_guides import NoisyGuide, NoisyGuideLearning, learn_noisy_guide
+from factorlm.diffusion.particles import LatentParticles, sample_latents
 from factorlm.diffusion.sampling import Denoising, draw
 from factorlm.errors import InputError
 
@@ -83,3 +86,62 @@ def test_guidance_through_the_map_moves_vectors_to_the_label() -> None:
 def test_too_few_texts() -> None:
     with pytest.raises(InputError, match="at least 8 texts with the label"):
         learn_guide(vectors(5, 1.0, 0), vectors(50, 0.0, 1), GuideLearning())
+
+
+TWO = Gaussians(torch.tensor([0.5, 0.5]).log(), torch.tensor([[-1.0, 0.4], [1.0, -0.4]]), torch.tensor([0.4, 0.4]))
+
+
+@pytest.fixture(scope="module")
+def noisy_guide() -> NoisyGuide:
+    """Of the second of two Gaussians."""
+    first_ND, second_ND = (
+        Gaussians(torch.zeros(1), TWO.mean_KD[k : k + 1], TWO.deviation_K[:1]).draw(
+            2000, torch.Generator().manual_seed(k)
+        )
+        for k in range(2)
+    )
+    settings = NoisyGuideLearning(width=32, steps=600, learning_rate=5e-3)
+    return learn_noisy_guide(second_ND, first_ND[:500], settings)
+
+
+def test_a_noisy_guide_knows_the_posterior_at_every_level(noisy_guide: NoisyGuide) -> None:
+    """Against Bayes' rule for the noisy Gaussians, on their own draws."""
+    clean_BD = TWO.draw(800, torch.Generator().manual_seed(3))
+    for level in (-4.0, -1.0, 0.0, 2.0, 8.0):
+        log_snr_B = torch.full((800,), level)
+        noisy_BD = noised(clean_BD, torch.randn(800, 2, generator=torch.Generator().manual_seed(4)), log_snr_B)
+        total = signal(log_snr_B)[0] ** 2 * 0.16 + noise_share(log_snr_B)[0] ** 2
+        middle_KD = signal(log_snr_B)[0] * TWO.mean_KD
+        want_B = (-0.5 * (noisy_BD[:, None] - middle_KD).square().sum(2) / total).softmax(1)[:, 1]
+        found_B = noisy_guide.log_prob_at(noisy_BD, log_snr_B).exp()
+        assert float((found_B - want_B).abs().mean()) < 0.04, level
+        torch.testing.assert_close(noisy_guide.opposite.log_prob_at(noisy_BD, log_snr_B).exp(), 1 - found_B)
+
+
+def test_leaning_on_noisy_latents_and_weighing_reach_the_label(noisy_guide: NoisyGuide) -> None:
+    """At strength one the tilted prior is the second Gaussian nearly alone; particles weigh the end."""
+    generator = torch.Generator().manual_seed(5)
+    guided = Guided.of(TWO.denoise, [noisy_guide], [1.0], Guidance(form="noisy"), 2, generator)
+    noise_BD = torch.randn(400, 2, generator=generator)
+    latent_BD = draw(guided, noise_BD, Denoising(steps=40), generator)
+    assert float((TWO.nearest(latent_BD) == 1).float().mean()) > 0.93
+    found = sample_latents(guided, noise_BD, Denoising(steps=40), LatentParticles(number=400), generator)
+    plain_BD = draw(TWO.denoise, torch.randn(4000, 2, generator=generator), Denoising(steps=40), generator)
+    want = float(noisy_guide.log_prob(plain_BD).exp().mean())
+    assert float(found.log_z_G.exp()) == pytest.approx(want, rel=0.15)  # 5 errors of 400 particles
+    assert float(found.effective_G) > 200
+
+
+def test_noisy_latents_are_read_by_guides_that_can(noisy_guide: NoisyGuide) -> None:
+    linear = LinearGuide(torch.ones(2), 0.0, Standard(torch.zeros(2), torch.ones(2)))
+    generator = torch.Generator()
+    with pytest.raises(InputError, match="read noisy latents"):
+        Guided.of(TWO.denoise, [noisy_guide, linear], [1.0, 1.0], Guidance(form="noisy"), 2, generator)
+    with pytest.raises(InputError, match="got 3 and 0"):
+        learn_noisy_guide(torch.zeros(3, 2), torch.zeros(0, 2), NoisyGuideLearning())
+    guided = Guided.of(TWO.denoise, [noisy_guide], [2.0], Guidance(form="noisy"), 2, generator)
+    noisy_BD, log_snr_B = torch.randn(5, 2, generator=generator), torch.zeros(5)
+    leaf_BD = noisy_BD.clone().requires_grad_(True)
+    [slope_BD] = torch.autograd.grad(2 * noisy_guide.log_prob_at(leaf_BD, log_snr_B).sum(), leaf_BD)
+    want_BD = TWO.denoise(noisy_BD, log_snr_B) + (0.5 / math.sqrt(0.5)) * slope_BD  # s^2 / a at log-SNR 0
+    torch.testing.assert_close(guided(noisy_BD, log_snr_B), want_BD)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import PositiveInt
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from factorlm.diffusion.levels import noise_share, signal
 from factorlm.diffusion.sampling import Denoise
+from factorlm.errors import InputError
 from factorlm.settings import Config
 
 
@@ -36,19 +37,28 @@ class Guide(Protocol):
         """Log probability that a latent has it, [B], in nats; gradients flow through it."""
 
 
+@runtime_checkable
+class ReadsNoise(Protocol):
+    """A guide that was learned at every level of noise."""
+
+    def log_prob_at(self, noisy_BD: Tensor, log_snr_B: Tensor) -> Tensor:
+        """Log probability that what a noisy latent will be has it, [B], in nats; gradients flow through it."""
+
+
 class Guidance(Config):
     """How guides lean on a denoiser.
 
     Attributes:
         form: where strengths stand. "tilt" takes log E[prod_i g_i^strength_i], so that the tilted prior is
             prior * prod_i g_i^strength_i; "scaled" takes sum_i strength_i log E[g_i], as published; "released" takes
-            -sum_i strength_i log E[1 / g_i], as the published program does, which minds the worst draws most.
+            -sum_i strength_i log E[1 / g_i], as the published program does, which minds the worst draws most;
+            "noisy" takes sum_i strength_i log g_i(z) of guides that read noisy latents, without draws.
         draws: of the latent given a noisy one.
         spread: variance of these, "posterior" s^2 (right for latents of unit variance) or "likelihood" s^2 / a^2 (as
             published: much wider at high noise).
     """
 
-    form: Literal["tilt", "scaled", "released"] = "tilt"
+    form: Literal["tilt", "scaled", "released", "noisy"] = "tilt"
     draws: PositiveInt = 32
     spread: Literal["posterior", "likelihood"] = "posterior"
 
@@ -77,7 +87,13 @@ class Guided:
         denoise: Denoise, guides: Sequence[Guide], strengths: Sequence[float], guidance: Guidance, width: int,
         generator: torch.Generator,
     ) -> Guided:  # fmt: skip
-        """With noise of its own, for latents of so many numbers."""
+        """With noise of its own, for latents of so many numbers.
+
+        Raises:
+            InputError: if noisy latents are to be read, and a guide cannot.
+        """
+        if guidance.form == "noisy" and not all(isinstance(guide, ReadsNoise) for guide in guides):
+            raise InputError("guides that read noisy latents are needed for the form noisy; take another form")
         noise_SD = torch.randn(guidance.draws, width, generator=generator)
         return Guided(denoise, guides, strengths, guidance, noise_SD)
 
@@ -92,8 +108,13 @@ class Guided:
             return clean_BD, clean_BD, clean_BD.new_zeros(len(clean_BD))
         with torch.enable_grad():
             leaf_BD = noisy_BD.detach().requires_grad_(True)
-            clean_BD = self.denoise(leaf_BD, log_snr_B)
-            value_B = self._log_mean(clean_BD, log_snr_B)
+            if self.guidance.form == "noisy":
+                with torch.no_grad():
+                    clean_BD = self.denoise(noisy_BD, log_snr_B)
+                value_B = self._log_noisy(leaf_BD, log_snr_B)
+            else:
+                clean_BD = self.denoise(leaf_BD, log_snr_B)
+                value_B = self._log_mean(clean_BD, log_snr_B)
             [slope_BD] = torch.autograd.grad(value_B.sum(), leaf_BD)
         gain_B = noise_share(log_snr_B) ** 2 / signal(log_snr_B)
         clean_BD = clean_BD.detach()
@@ -104,6 +125,13 @@ class Guided:
         total_B = clean_BD.new_zeros(len(clean_BD))
         for guide, strength in zip(self.guides, self.strengths, strict=True):
             total_B = total_B + strength * guide.log_prob(clean_BD)
+        return total_B
+
+    def _log_noisy(self, noisy_BD: Tensor, log_snr_B: Tensor) -> Tensor:
+        total_B = noisy_BD.new_zeros(len(noisy_BD))
+        for guide, strength in zip(self.guides, self.strengths, strict=True):
+            assert isinstance(guide, ReadsNoise)
+            total_B = total_B + strength * guide.log_prob_at(noisy_BD, log_snr_B)
         return total_B
 
     def _log_mean(self, clean_BD: Tensor, log_snr_B: Tensor) -> Tensor:
