@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from factorlm.diffusion import learning as module
 from factorlm.diffusion.denoiser import Denoiser, DenoiserSettings
 from factorlm.diffusion.gaussians import Gaussians
 from factorlm.diffusion.learning import DenoiserLearning, Levels, learn_denoiser, level_weight
 from factorlm.diffusion.levels import noised
 from factorlm.diffusion.sampling import Denoising, draw
+from factorlm.diffusion.training import Run
 from factorlm.errors import InputError
 
 SMALL = DenoiserLearning(
@@ -92,17 +93,17 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.M
     latent_ND, condition_NC = torch.randn(50, 3, generator=generator()), torch.randn(50, 2, generator=generator(1))
     settings = SMALL.model_copy(update={"steps": 9, "batch": 16, "checkpoint_every": 4})
     whole = learn_denoiser(latent_ND, condition_NC, settings)
-    path, steps = tmp_path / "run", module._Run.step
+    path, steps = tmp_path / "run", Run.step
 
-    def stops(run: module._Run) -> None:
+    def stops(run: Any, loss: Any) -> None:
         if run.done == 6:
             raise KeyboardInterrupt
-        steps(run)
+        steps(run, loss)
 
-    monkeypatch.setattr(module._Run, "step", stops)
+    monkeypatch.setattr(Run, "step", stops)
     with pytest.raises(KeyboardInterrupt):
         learn_denoiser(latent_ND, condition_NC, settings, checkpoint=path)
-    monkeypatch.setattr(module._Run, "step", steps)
+    monkeypatch.setattr(Run, "step", steps)
     seen: list[int] = []
     again = learn_denoiser(
         latent_ND, condition_NC, settings, checkpoint=path, report=lambda _, done, __: seen.append(done)

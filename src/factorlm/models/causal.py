@@ -144,8 +144,26 @@ class CausalLM(Factor):
         """Read vectors in the places of tokens: soft prompts, with the start token's before them. See `embed`."""
         is_token_BT = torch.ones(embedded_BTD.shape[:2], dtype=torch.bool, device=self.device)
         self._check_length(is_token_BT.long(), None)
-        hidden_BTD, keys_values = self._run(embedded_BTD.to(self.device), None, None, keep=True)
-        return Encoded(keys_values, Span.of(hidden_BTD, 1), is_token_BT, False)
+        return self._behind(None, embedded_BTD.to(self.device), is_token_BT, False)
+
+    @torch.no_grad()
+    def advance_embedded(self, encoded: Encoded, embedded_BTD: Tensor) -> Encoded:
+        """Read vectors in the places of tokens behind what was read, as many in each row; see `embed`."""
+        is_token_BT = torch.ones(embedded_BTD.shape[:2], dtype=torch.bool, device=self.device)
+        self._check_length(is_token_BT.long(), encoded)
+        return self._behind(encoded, embedded_BTD.to(self.device), is_token_BT, encoded.is_padded)
+
+    @torch.no_grad()
+    def hidden_behind(self, encoded: Encoded, text_BT: Tensor) -> Tensor:
+        """Hidden states from which each token of texts behind an encoding is predicted, [B, T, D]; see `hidden_before`.
+
+        Texts have at least one token.
+        """
+        length = encoded.hidden.length
+        if text_BT.shape[1] > 1:
+            encoded = self.advance(encoded, text_BT[:, :-1])
+        hidden_BTD: Tensor = encoded.hidden.view[:, length - 1 :]
+        return hidden_BTD
 
     def forget(self) -> None:
         """Read prefixes anew: nothing read so far is reused. Timing needs it."""
@@ -286,8 +304,11 @@ class CausalLM(Factor):
         is_token_BT = token_BT != PAD
         single = token_BT.shape[1] == 1  # a decoding step: every row gets a token, no need to look
         is_padded = False if single else not bool(is_token_BT.all())
+        return self._behind(encoded, token_BT, is_token_BT, is_padded or (encoded is not None and encoded.is_padded))
+
+    def _behind(self, encoded: Encoded | None, token_BT: Tensor, is_token_BT: Tensor, is_padded: bool) -> Encoded:
+        """Read tokens, or vectors in their places, behind what was read."""
         if encoded is not None:
-            is_padded = is_padded or encoded.is_padded
             is_token_BT = torch.cat([encoded.is_token_BT, is_token_BT], 1)
         before = None if encoded is None else encoded.keys_values
         hidden_BTD, keys_values = self._run(token_BT, is_token_BT if is_padded else None, before, keep=True)

@@ -112,12 +112,7 @@ class InContext(Ensemble):
     @torch.no_grad()
     def hidden_before(self, prefix_BT: Tensor, text_BT: Tensor, component_B: Tensor) -> Tensor:
         """Hidden states from which each token of the texts is predicted, [B, T, D]; meaningless where it is PAD."""
-        started = self.start(prefix_BT, component_B).memory
-        length = started.hidden.length
-        if text_BT.shape[1] > 1:
-            started = self.lm.advance(started, text_BT[:, :-1].to(self.device))
-        hidden_BTD: Tensor = started.hidden.view[:, length - 1 :]
-        return hidden_BTD
+        return self.lm.hidden_behind(self.start(prefix_BT, component_B).memory, text_BT.to(self.device))
 
     def _rest(self, prefix_BT: Tensor) -> Tensor:
         """Prefixes without their start token, which stands before the assumption."""
