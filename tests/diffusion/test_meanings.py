@@ -1,0 +1,142 @@
+"""From a prefix to a latent to a text, on a tiny model and vectors that count words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from factorlm.diffusion.decoders import PlanSettings
+from factorlm.diffusion.decoding import BiasLearning, Examples, SoftLearning, learn_bias, learn_soft
+from factorlm.diffusion.denoiser import DenoiserSettings
+from factorlm.diffusion.guidance import Guidance
+from factorlm.diffusion.guides import LinearGuide, Standard
+from factorlm.diffusion.learning import DenoiserLearning, learn_denoiser
+from factorlm.diffusion.meanings import Meanings, Proposing, nearest
+from factorlm.diffusion.particles import LatentParticles
+from factorlm.diffusion.sampling import Denoising
+from factorlm.errors import InputError
+from factorlm.models import CausalLM
+
+WORDS = ("good", "bad", "cat", "tree")
+CAT, TREE = "the cat", "the tree"
+
+
+def encode(texts: Sequence[str]) -> Tensor:
+    """Counts of four words, and a fixed bit of noise that depends on the text."""
+    rows = []
+    for text in texts:
+        noise_D = 0.3 * torch.randn(6, generator=torch.Generator().manual_seed(sum(map(ord, text)) + len(text)))
+        rows.append(noise_D + torch.tensor([float(text.split().count(word)) for word in WORDS] + [1.0, 1.0]))
+    return torch.nn.functional.normalize(torch.stack(rows), dim=1)
+
+
+@pytest.fixture(scope="module")
+def meanings(tiny_lm: CausalLM) -> Meanings:
+    """Behind a cat comes good three times out of four, behind a tree bad."""
+    generator = torch.Generator().manual_seed(0)
+    prefixes, continuations = [], []
+    for n in range(240):
+        is_usual = float(torch.rand(1, generator=generator)) < 0.75
+        prefixes.append([CAT, TREE][n % 2] + " a" * (n % 7))
+        continuations.append(" ".join([("good", "bad")[(n + (not is_usual)) % 2]] * (2 + n % 3)))
+    before_ND, after_ND = encode(prefixes), encode(continuations)
+    before, after = Standard.of(before_ND), Standard.of(after_ND)
+    latent_ND = after.latent(after_ND)
+    examples = Examples(
+        [[*tiny_lm.start_ids, *tiny_lm.encode_text(text)] for text in prefixes],
+        [tiny_lm.encode_text(f" {text}") for text in continuations], latent_ND,
+    )  # fmt: skip
+    soft = SoftLearning(plan=PlanSettings(places=2, narrow=8, layers=1, heads=4), steps=120, batch=32, rising=10,
+                        learning_rate=1e-2, kept=0.9)  # fmt: skip
+    network = DenoiserSettings(width=64, blocks=2, waves=8)
+    return Meanings(
+        tiny_lm, encode, before, after,
+        learn_denoiser(latent_ND, before.latent(before_ND),
+                       DenoiserLearning(network=network, steps=700, learning_rate=3e-3, rising=50, kept=0.99)),
+        learn_soft(tiny_lm, examples, soft),
+        learn_bias(tiny_lm, examples, BiasLearning(steps=120, batch=128, rising=10, learning_rate=3e-2, kept=0.9)),
+    )  # fmt: skip
+
+
+def goodness(vector_BD: Tensor) -> float:
+    """Share of vectors that say good rather than bad."""
+    return float((vector_BD[:, 0] > vector_BD[:, 1]).float().mean())
+
+
+def guide(meanings: Meanings, sign: float = 1.0) -> LinearGuide:
+    return LinearGuide(sign * 6 * torch.tensor([1.0, -1.0, 0, 0, 0, 0]), 0.0, meanings.after)
+
+
+def generator(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_proposals_follow_the_prefix(meanings: Meanings) -> None:
+    found = {text: goodness(meanings.propose([text] * 150, generator(), Proposing()).vector_BD) for text in (CAT, TREE)}
+    assert found[CAT] == pytest.approx(0.75, abs=0.2)  # 4 standard errors, and what learning lacks
+    assert found[TREE] == pytest.approx(0.25, abs=0.2)
+    without = Proposing(scale=0.0)
+    cat, tree = (meanings.propose([text] * 8, generator(), without).latent_BD for text in (CAT, TREE))
+    assert torch.equal(cat, tree)
+
+
+def test_guides_lean_and_none_changes_nothing(meanings: Meanings) -> None:
+    plain = meanings.propose([TREE] * 100, generator(), Proposing())
+    zero = meanings.propose([TREE] * 100, generator(), Proposing(), guides=[guide(meanings)], strengths=[0.0])
+    assert torch.equal(plain.latent_BD, zero.latent_BD)
+    up, down = (
+        meanings.propose([TREE] * 100, generator(), Proposing(), guides=[guide(meanings, sign)], strengths=[4.0])
+        for sign in (1.0, -1.0)
+    )
+    assert goodness(down.vector_BD) < goodness(plain.vector_BD) < goodness(up.vector_BD)
+    assert goodness(up.vector_BD) > 0.8
+    assert up.guide_prob_SGB.shape == (20, 1, 100)
+    torch.testing.assert_close(up.guide_prob_SGB[-1, 0], guide(meanings).log_prob(up.latent_BD).exp())
+
+
+def test_particles_draw_from_the_tilted_prior(meanings: Meanings) -> None:
+    """Odds of good against bad are those of the prior, times what the guide makes of either."""
+    denoising = Denoising(steps=25, variance=1.0, most=4.0)
+    plain = meanings.propose([TREE] * 600, generator(), Proposing(denoising=denoising))
+    prob_B = guide(meanings).log_prob(plain.latent_BD).exp()
+    is_good_B = plain.vector_BD[:, 0] > plain.vector_BD[:, 1]
+    want = float(prob_B[is_good_B].sum() / prob_B.sum())
+    settings = Proposing(denoising=denoising, particles=LatentParticles(number=16), guidance=Guidance(draws=8))
+    found = meanings.propose([TREE] * 60, generator(), settings, guides=[guide(meanings)], strengths=[1.0])
+    assert found.latent_BD.shape == (60, 6)
+    assert found.effective_B.shape == (60,)
+    error = math.sqrt(want * (1 - want) * (1 / 60 + 1 / 600))
+    assert abs(goodness(found.vector_BD) - want) < 5 * error + 0.02
+
+
+@pytest.mark.parametrize("kind", ["soft", "bias"])
+def test_decoders_write_what_latents_say(meanings: Meanings, kind: str) -> None:
+    """Good is likelier behind a latent that says so, and a text is scored by the row's own latent."""
+    lm = meanings.lm
+    latent_BD = meanings.after.latent(encode(["good good good", "bad bad bad"]))
+    made = meanings.decoder(latent_BD, generator(), kind)  # type: ignore[arg-type]
+    prefix_BT = torch.tensor([[*lm.start_ids, *lm.encode_text(CAT)]] * 2)
+    good, bad = (torch.tensor([lm.encode_text(f" {word}")] * 2) for word in ("good", "bad"))
+    ratio_B = made.score(prefix_BT, good).sum(1) - made.score(prefix_BT, bad).sum(1)
+    assert float(ratio_B[0]) > float(ratio_B[1]) + 1
+
+
+def test_what_is_missing_is_said(meanings: Meanings) -> None:
+    bare = Meanings(meanings.lm, encode, meanings.before, meanings.after, meanings.denoiser)
+    with pytest.raises(InputError, match="kind soft was not learned; there are: none"):
+        bare.decoder(torch.zeros(1, 6), generator())
+    with pytest.raises(InputError, match="at least one prefix"):
+        bare.propose([], generator(), Proposing())
+    with pytest.raises(InputError, match="got 0 for 1"):
+        bare.propose([CAT], generator(), Proposing(), guides=[guide(meanings)])
+
+
+def test_nearest_texts() -> None:
+    vector_CD = torch.eye(3)
+    [found] = nearest(torch.tensor([[0.8, 0.6, 0.0]]), vector_CD, 2)
+    assert [place for place, _ in found] == [0, 1]
+    assert [cosine for _, cosine in found] == pytest.approx([0.8, 0.6])
