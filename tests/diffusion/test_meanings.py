@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +14,14 @@ from torch import Tensor
 from factorlm.diffusion.decoders import PlanSettings
 from factorlm.diffusion.decoding import BiasLearning, Examples, SoftLearning, learn_bias, learn_soft
 from factorlm.diffusion.denoiser import DenoiserSettings
+from factorlm.diffusion.files import FOLDER, Origin, load, save
 from factorlm.diffusion.guidance import Guidance
 from factorlm.diffusion.guides import LinearGuide, Standard
 from factorlm.diffusion.learning import DenoiserLearning, learn_denoiser
 from factorlm.diffusion.meanings import Meanings, Proposing, nearest
 from factorlm.diffusion.particles import LatentParticles
 from factorlm.diffusion.sampling import Denoising
-from factorlm.errors import InputError
+from factorlm.errors import IncompatibleError, InputError, IntegrityError
 from factorlm.models import CausalLM
 
 WORDS = ("good", "bad", "cat", "tree")
@@ -140,3 +143,44 @@ def test_nearest_texts() -> None:
     [found] = nearest(torch.tensor([[0.8, 0.6, 0.0]]), vector_CD, 2)
     assert [place for place, _ in found] == [0, 1]
     assert [cosine for _, cosine in found] == pytest.approx([0.8, 0.6])
+
+
+def test_it_comes_back(meanings: Meanings, tmp_path: Path) -> None:
+    origin = Origin(corpus="toys", licence="CC0-1.0", num_windows=240, measured={"nats": 1.5})
+    save(meanings, tmp_path / "whole", encoder="counts", origin=origin, half=False)
+    again = load(tmp_path / "whole", meanings.lm, encode)
+    one, other = (m.propose([CAT] * 5, generator(), Proposing()).latent_BD for m in (meanings, again))
+    assert torch.equal(one, other)
+    prefix_BT, text_BT = torch.tensor([meanings.lm.start_ids] * 5), torch.tensor([[6, 7]] * 5)
+    for kind in ("soft", "bias"):
+        scores = [m.decoder(one, generator(), kind).score(prefix_BT, text_BT) for m in (meanings, again)]
+        assert torch.equal(*scores)
+    card = FOLDER.read_card(tmp_path / "whole")
+    assert (card.encoder, card.origin, card.trust) == ("counts", origin, meanings.trust)
+    save(meanings, tmp_path / "half", encoder="counts")
+    sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.6 * sizes[1]
+    near = load(tmp_path / "half", meanings.lm, encode).propose([CAT] * 5, generator(), Proposing()).latent_BD
+    assert float((near - one).abs().mean()) < 0.05  # three digits of each number
+    bare = Meanings(meanings.lm, encode, meanings.before, meanings.after, meanings.denoiser)
+    save(bare, tmp_path / "bare", encoder="counts")
+    assert load(tmp_path / "bare", meanings.lm, encode).soft is None
+
+
+def test_what_does_not_fit_is_refused(meanings: Meanings, tmp_path: Path) -> None:
+    place = tmp_path / "m"
+    save(meanings, place, encoder="counts")
+    with pytest.raises(InputError, match="there is something"):
+        save(meanings, place, encoder="counts")
+    with pytest.raises(InputError, match=r"meanings.json is needed"):
+        load(tmp_path, meanings.lm, encode)
+    card = json.loads((place / "meanings.json").read_text())
+    for changes, error, message in (
+        ({"fingerprint": "0123"}, IncompatibleError, "are decoded by"),
+        ({"num_latent": 7}, IntegrityError, "numbers are needed"),
+        ({"plan": {"places": 3, "narrow": 8, "layers": 1, "heads": 4}}, IntegrityError, "numbers of soft"),
+        ({"unknown": 1}, IntegrityError, "extra inputs"),
+    ):
+        (place / "meanings.json").write_text(json.dumps(card | changes))
+        with pytest.raises(error, match=message):
+            load(place, meanings.lm, encode)

@@ -19,6 +19,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
+from factorlm.algebra import PAD, pad_left, pad_right
 from factorlm.diffusion.decoders import BiasDecoder, PlanNetwork, PlanSettings, SoftDecoder, embedded
 from factorlm.diffusion.levels import Schedule, noised
 from factorlm.diffusion.training import Run, Training
@@ -26,6 +27,7 @@ from factorlm.errors import InputError
 from factorlm.models import CausalLM
 from factorlm.models.progress import Report, quiet
 
+TOGETHER = 32  # examples read at once
 SIZED_TOKENS = 2000  # of the vocabulary, from which the size of an embedded token is taken
 
 
@@ -181,12 +183,15 @@ def _noised(
 def _states(lm: CausalLM, examples: Examples, report: Report) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states before each token of the continuations, laid end to end; these tokens; and their examples."""
     states, tokens, rows = [], [], []
-    for n, (prefix, continuation) in enumerate(zip(examples.prefixes, examples.continuations, strict=True)):
-        states.append(lm.hidden_before(torch.tensor([prefix]), torch.tensor([continuation]))[0])
-        tokens += continuation
-        rows += [n] * len(continuation)
-        report("states", n + 1, len(examples.prefixes))
-    return torch.cat(states), torch.tensor(tokens, device=lm.device), torch.tensor(rows)
+    for start in range(0, len(examples.prefixes), TOGETHER):
+        continuation_BT = pad_right(list(examples.continuations[start : start + TOGETHER]))
+        hidden_BTE = lm.hidden_before(pad_left(list(examples.prefixes[start : start + TOGETHER])), continuation_BT)
+        real_BT = continuation_BT != PAD
+        states.append(hidden_BTE[real_BT.to(hidden_BTE.device)])
+        tokens.append(continuation_BT[real_BT])
+        rows.append(start + real_BT.nonzero()[:, 0])
+        report("states", start + len(continuation_BT), len(examples.prefixes))
+    return torch.cat(states), torch.cat(tokens).to(lm.device), torch.cat(rows)
 
 
 def _embedded_size(lm: CausalLM) -> float:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
+from factorlm.models.card_folder import Card
 from factorlm.prior.learning import Round
 from factorlm.settings import Config
 
@@ -163,8 +164,8 @@ class Fitted(_Card):
     seconds: float
 
 
-class Manifest(_Card):
-    """The content of prior.json.
+class Manifest(Card):
+    """The content of prior.json, with the sums of other files.
 
     Attributes:
         format: of this file.
@@ -174,7 +175,6 @@ class Manifest(_Card):
         divergence: mean Jensen-Shannon divergence of the next-token distributions of each two, in nats per token.
         fitted: how it was learned; None where it was put together by hand.
         updates: what was done to the weights since.
-        files: sha256 of each other file.
     """
 
     format: Literal[1] = 1
@@ -184,7 +184,6 @@ class Manifest(_Card):
     divergence: tuple[tuple[float, ...], ...] = ()
     fitted: Fitted | None = None
     updates: tuple[Update, ...] = ()
-    files: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
