@@ -6,6 +6,7 @@ from factorlm.diffusion.denoiser import Denoiser
 from factorlm.diffusion.files import load, save
 from factorlm.diffusion.gaussians import Gaussians
 from factorlm.diffusion.guidance import Guidance, Guide, Guided
+from factorlm.diffusion.guide_files import Guides, KeptGuide
 from factorlm.diffusion.guides import GuideLearning, LinearGuide, Standard, learn_guide
 from factorlm.diffusion.learning import DenoiserLearning, learn_denoiser
 from factorlm.diffusion.levels import Schedule
@@ -27,6 +28,8 @@ __all__ = [
     "Guide",
     "GuideLearning",
     "Guided",
+    "Guides",
+    "KeptGuide",
     "LatentParticles",
     "LinearGuide",
     "Meanings",

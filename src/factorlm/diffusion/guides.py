@@ -127,12 +127,7 @@ def learn_guide(
     from sklearn.model_selection import train_test_split
 
     settings = settings or GuideLearning()
-    least = math.ceil(settings.folds / (1 - settings.held_out)) + 1
-    if min(len(positive_ND), len(negative_ND)) < least:
-        raise InputError(
-            f"at least {least} texts with the label and {least} without are needed, got {len(positive_ND)} and "
-            f"{len(negative_ND)}; give more"
-        )
+    check_enough(len(positive_ND), len(negative_ND), settings)
     vector_ND = torch.cat([positive_ND, negative_ND]).double().numpy()
     label_N = np.repeat([1, 0], [len(positive_ND), len(negative_ND)])
     train_N, test_N = train_test_split(
@@ -149,6 +144,16 @@ def learn_guide(
     )
     weight_D, bias = _fitted(vector_ND, label_N, settings)
     return torch.from_numpy(weight_D).float(), bias, quality
+
+
+def check_enough(num_positive: int, num_negative: int, settings: GuideLearning) -> None:
+    """Raise InputError if there are too few texts for the folds."""
+    least = math.ceil(settings.folds / (1 - settings.held_out)) + 1
+    if min(num_positive, num_negative) < least:
+        raise InputError(
+            f"at least {least} texts with the label and {least} without are needed, got {num_positive} and "
+            f"{num_negative}; give more"
+        )
 
 
 def _fitted(vector_ND: Any, label_N: Any, settings: GuideLearning) -> tuple[Any, float]:

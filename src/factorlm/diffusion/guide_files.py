@@ -1,0 +1,131 @@
+"""Guides on disk: `.guides/NAME` in a store, beside its factors; a folder of `guide.json` and `weights.safetensors`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from factorlm.diffusion.guides import GuideQuality, LinearGuide, Standard
+from factorlm.errors import InputError, IntegrityError, UnknownNameError
+from factorlm.models.card_folder import Card, CardFolder
+
+NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
+
+
+class GuideCard(Card):
+    """The content of guide.json, with the sums of other files.
+
+    Attributes:
+        format: of this file.
+        name: of the guide.
+        description: one line.
+        label: what its probability is of.
+        encoder: name of what makes vectors of texts.
+        width: numbers of a vector.
+        num_positive: texts with the label that it learned from.
+        num_negative: texts without.
+        quality: on texts left out.
+        sources: files or sets of the texts.
+        licence: of the texts, and so of the guide.
+    """
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    description: str = ""
+    label: str = ""
+    encoder: str
+    width: PositiveInt
+    num_positive: PositiveInt
+    num_negative: PositiveInt
+    quality: GuideQuality
+    sources: tuple[str, ...] = ()
+    licence: str = "unspecified"
+
+
+FOLDER = CardFolder("guide", "guide.json", GuideCard, "factorlm guide train", "train the guide anew")
+
+
+@dataclass(frozen=True, eq=False)
+class KeptGuide:
+    """A guide as it is kept: of vectors, whatever latents are made of them.
+
+    Attributes:
+        card: what is said of it.
+        weight_D: by which the numbers of a vector count.
+        bias: of the logit.
+    """
+
+    card: GuideCard
+    weight_D: Tensor
+    bias: float
+
+    def prob(self, vector_BD: Tensor) -> Tensor:
+        """Probability of the label given vectors of length one, [B].
+
+        Raises:
+            InputError: if they are of another size.
+        """
+        if vector_BD.shape[1] != self.card.width:
+            raise InputError(
+                f"vectors of {self.card.width} numbers, by {self.card.encoder}, are needed, got {vector_BD.shape[1]}"
+            )
+        return torch.sigmoid(vector_BD @ self.weight_D + self.bias)
+
+    def on(self, standard: Standard) -> LinearGuide:
+        """The guide of latents that stand for vectors in this way."""
+        return LinearGuide(self.weight_D, self.bias, standard)
+
+
+class Guides:
+    """The guides of a store.
+
+    Args:
+        store: the folder of its factors.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self.folder = store / ".guides"
+
+    def names(self) -> list[str]:
+        """Of all guides, sorted."""
+        return sorted(path.name for path in self.folder.glob("*") if FOLDER.is_one(path))
+
+    def check_name(self, name: str, *, replace: bool = False) -> None:
+        """Raise InputError if a guide of this name could not be saved."""
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise InputError(f"a name is small letters, digits, - and _, beginning with a letter, got {name!r}")
+        if (self.folder / name).exists() and not replace:
+            raise InputError(f"there is a guide {name!r} already; choose another name, or give --replace")
+
+    def save(self, guide: KeptGuide, *, replace: bool = False) -> Path:
+        """Write a guide; gives its folder.
+
+        Raises:
+            InputError: if there is one already and `replace` is not set, or the place cannot be written.
+        """
+        self.check_name(guide.card.name, replace=replace)
+        place = self.folder / guide.card.name
+        tensors = {"weight": guide.weight_D, "bias": torch.tensor([guide.bias], dtype=torch.float64)}
+        FOLDER.write(place, guide.card, tensors, replace=replace)
+        return place
+
+    def load(self, name: str) -> KeptGuide:
+        """A guide by name.
+
+        Raises:
+            UnknownNameError: if there is none; near names are listed.
+            IntegrityError: if a file is not what the card says.
+        """
+        if name not in self.names():
+            raise UnknownNameError.of("guide", name, self.names(), "factorlm guide train makes one")
+        card, tensors = FOLDER.read(self.folder / name)
+        shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        if shapes != {"weight": (card.width,), "bias": (1,)}:
+            raise IntegrityError(f"{card.width} weights and a bias are needed in {self.folder / name}; train it anew")
+        return KeptGuide(card, tensors["weight"], float(tensors["bias"]))
