@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import PositiveInt
@@ -25,10 +24,8 @@ from factorlm.algebra import PAD, Factor, State
 from factorlm.diffusion.levels import WIDEST, noise_share, signal
 from factorlm.models import CausalLM
 from factorlm.models.encoding import Encoded
+from factorlm.models.reading import ReadsMore
 from factorlm.settings import Config
-
-if TYPE_CHECKING:
-    from factorlm.text import Vocabulary
 
 
 class PlanSettings(Config):
@@ -84,24 +81,8 @@ class PlanNetwork(nn.Module):
         return vectors_BME
 
 
-class Decoder(Factor):
-    """A language model with a plan for each row of a batch."""
-
-    lm: CausalLM
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """That of the language model."""
-        return self.lm.vocabulary
-
-    @property
-    def device(self) -> torch.device:
-        """That of the language model."""
-        return self.lm.device
-
-
 @dataclass(frozen=True, eq=False)
-class SoftDecoder(Decoder):
+class SoftDecoder(ReadsMore, Factor):
     """Reads vectors between prefix and continuation.
 
     Attributes:
@@ -120,22 +101,6 @@ class SoftDecoder(Decoder):
         """See Factor."""
         return self._state(self._planned(prefix_BT))
 
-    def extend(self, state: State, token_B: Tensor) -> State:
-        """See Factor."""
-        return self.lm.extend(state, token_B)
-
-    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
-        """See Factor."""
-        return self.lm.extend_through(state, token_BT)
-
-    def reorder(self, state: State, row_R: Tensor) -> State:
-        """See Factor."""
-        return self.lm.reorder(state, row_R)
-
-    def trim(self, state: State, num_tokens_B: Tensor) -> State:
-        """See Factor."""
-        return self.lm.trim(state, num_tokens_B)
-
     def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
         """See Factor."""
         if text_BT.shape[1]:
@@ -151,7 +116,7 @@ class SoftDecoder(Decoder):
 
 
 @dataclass(frozen=True, eq=False)
-class BiasDecoder(Decoder):
+class BiasDecoder(ReadsMore, Factor):
     """Adds a vector to every hidden state of a row before the unembedding.
 
     Attributes:

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from factorlm.diffusion.decoders import Decoder, PlanNetwork
+from factorlm.diffusion.decoders import BiasDecoder, PlanNetwork, SoftDecoder
 from factorlm.diffusion.decoding import bias_decoder, soft_decoder
 from factorlm.diffusion.denoiser import Denoiser
 from factorlm.diffusion.guidance import Guidance, Guide, Guided
@@ -137,7 +137,9 @@ class Meanings:
         probs_SGB = torch.stack(probs) if probs else torch.empty(0)
         return Proposal(latent_BD, self.after.vector(latent_BD), probs_SGB, torch.empty(0))
 
-    def decoder(self, latent_BD: Tensor, generator: torch.Generator, kind: Literal["soft", "bias"] = "soft") -> Decoder:
+    def decoder(
+        self, latent_BD: Tensor, generator: torch.Generator, kind: Literal["soft", "bias"] = "soft"
+    ) -> SoftDecoder | BiasDecoder:
         """The language model with a latent in mind for each row.
 
         Raises:

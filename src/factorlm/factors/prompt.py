@@ -15,40 +15,19 @@ from torch import Tensor
 from factorlm.algebra import PAD, Factor, Named, State, pad_left
 from factorlm.factors.unbound import Unbound
 from factorlm.models import CausalLM
-from factorlm.text import Vocabulary
+from factorlm.models.reading import ReadsMore
 
 
 @dataclass(frozen=True, eq=False)
-class Conditioned(Factor):
+class Conditioned(ReadsMore, Factor):
     """A language model that always reads some tokens first, behind the start token."""
 
     lm: CausalLM
     condition: tuple[int, ...]
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """That of the model."""
-        return self.lm.vocabulary
-
     def start(self, prefix_BT: Tensor) -> State:
         """See Factor."""
         return self.lm.start(self.prefixes(prefix_BT))
-
-    def extend(self, state: State, token_B: Tensor) -> State:
-        """See Factor."""
-        return self.lm.extend(state, token_B)
-
-    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
-        """See Factor."""
-        return self.lm.extend_through(state, token_BT)
-
-    def reorder(self, state: State, row_R: Tensor) -> State:
-        """See Factor."""
-        return self.lm.reorder(state, row_R)
-
-    def trim(self, state: State, num_tokens_B: Tensor) -> State:
-        """See Factor."""
-        return self.lm.trim(state, num_tokens_B)
 
     def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
         """See Factor."""

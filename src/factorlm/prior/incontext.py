@@ -17,11 +17,11 @@ from torch import Tensor
 from factorlm.algebra import PAD, State, pad_left
 from factorlm.models import CausalLM
 from factorlm.models.encoding import Encoded
+from factorlm.models.reading import ReadsMore
 from factorlm.prior.ensemble import Ensemble
-from factorlm.text import Vocabulary
 
 
-class InContext(Ensemble):
+class InContext(ReadsMore, Ensemble):
     """A language model that reads the assumption of its row behind the start token.
 
     Attributes:
@@ -34,19 +34,9 @@ class InContext(Ensemble):
         self.assumptions = tuple(assumptions)
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """See Ensemble."""
-        return self.lm.vocabulary
-
-    @property
     def num_components(self) -> int:
         """See Ensemble."""
         return len(self.assumptions)
-
-    @property
-    def device(self) -> torch.device:
-        """See Ensemble."""
-        return self.lm.device
 
     @cached_property
     def before(self) -> Encoded:
@@ -74,22 +64,6 @@ class InContext(Ensemble):
             self.lm.advance(self.before.rows(component_B[other_R]), rest_BT[other_R]),
         ]
         return self._state(Encoded.joined(parts).rows(torch.cat([empty_R, other_R]).argsort()))
-
-    def extend(self, state: State, token_B: Tensor) -> State:
-        """See Ensemble."""
-        return self.lm.extend(state, token_B)
-
-    def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
-        """See Ensemble."""
-        return self.lm.extend_through(state, token_BT)
-
-    def reorder(self, state: State, row_R: Tensor) -> State:
-        """See Ensemble."""
-        return self.lm.reorder(state, row_R)
-
-    def trim(self, state: State, num_tokens_B: Tensor) -> State:
-        """See Ensemble."""
-        return self.lm.trim(state, num_tokens_B)
 
     @torch.no_grad()
     def steps(self, prefix_BT: Tensor, text_BT: Tensor, component_B: Tensor) -> Iterator[Tensor]:
