@@ -157,17 +157,36 @@ def test_a_document_is_rectangular() -> None:
         Column(title="a", form="%d")
 
 
-@pytest.mark.parametrize("number", [3, 60])
-def test_a_long_list_of_measures_unfolds_on_the_page_and_is_only_named_in_the_terminal(number: int) -> None:
+def report_of(measures: dict[str, dict[str, Estimate]]) -> Report:
+    """Of one model, m, with nothing but these numbers."""
     made = Provenance(command="", settings={}, seed=0, data={}, versions={}, machine="", seconds=0.0,
                       finished="2026-05-04T10:11:12+00:00")  # fmt: skip
-    measures = {f"measure {n}": {"m": Estimate(value=float(n))} for n in range(number)}
     card = ModelCard(name="m", expression="m", parts=())
-    report = Report(suite="quick", title="Many", models=(card,), sections=(), measures=measures, provenance=made)
+    return Report(suite="quick", title="Many", models=(card,), sections=(), measures=measures, provenance=made)
+
+
+def shown_of(report: Report) -> str:
+    """In a terminal of 80 columns."""
     console = Console(width=80, record=True, file=StringIO())
     console.print(terminal(report))
-    shown = console.export_text()
+    return console.export_text()
+
+
+@pytest.mark.parametrize("number", [3, 60])
+def test_a_long_list_of_measures_unfolds_on_the_page_and_is_only_named_in_the_terminal(number: int) -> None:
+    report = report_of({f"measure {n}": {"m": Estimate(value=float(n))} for n in range(number)})
+    shown = shown_of(report)
     assert ("60 measures: --json prints them" in shown) == (number == 60)
     assert ("measure 2" in shown) == (number == 3)
     assert ("<summary>All 60 measures</summary>" in page(report)) == (number == 60)
     assert "measure 2" in page(report)
+
+
+def test_measures_of_other_things_than_models_make_no_empty_table(tmp_path: Path) -> None:
+    report = report_of({"purity": {"clusters": Estimate(value=0.5)}})
+    write_report(report, tmp_path)
+    for text in (shown_of(report), page(report), (tmp_path / "report.md").read_text(encoding="utf-8")):
+        assert "Measures" not in text
+        assert "measure" not in text.split()
+        assert "Nothing was measured" not in text
+    assert '"purity"' in (tmp_path / "report.json").read_text(encoding="utf-8")

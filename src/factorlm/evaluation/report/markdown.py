@@ -39,8 +39,8 @@ def markdown(report: Report, picture_path: Callable[[Picture], str]) -> str:
         f"- {_code(card.name)}" + (f": {_code(card.expression)}" if card.expression != card.name else "")
         for card in report.models
     )]  # fmt: skip
-    if report.measures:
-        parts += ["## Measures", _table(measures(report))]
+    if (table := measures(report)).rows:
+        parts += ["## Measures", _table(table)]
     if report.comparisons:
         parts += ["## Comparisons", _comparisons(report.comparisons)]
     for section in report.sections:

@@ -33,9 +33,9 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield Text()
     for card in short:
         yield _hanging(Text(f"{one_line(card.name)} ", style="bold"), Text(one_line(card.expression)))
-    if report.measures:
+    num_measures = len(measures(report).rows)
+    if num_measures:
         yield Text()
-        num_measures = len(measures(report).rows)
         if num_measures > OPEN_MEASURES:
             yield Text(f"{num_measures} measures: --json prints them, --out FOLDER writes them.", style="dim")
         else:
