@@ -16,7 +16,7 @@ Sources: loss-guided diffusion, Song et al. (2023, ICML); for language, Lovelace
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -122,17 +122,21 @@ class Guided:
 
     def log_weight(self, clean_BD: Tensor) -> Tensor:
         """Log g of finished latents, sum_i strength_i log g_i, [B], in nats."""
-        total_B = clean_BD.new_zeros(len(clean_BD))
+        return self._sum(clean_BD, lambda guide: guide.log_prob(clean_BD))
+
+    def _sum(self, latent_BD: Tensor, term: Callable[[Guide], Tensor]) -> Tensor:
+        """Sum of a term of each guide, times its strength, [B]."""
+        total_B = latent_BD.new_zeros(len(latent_BD))
         for guide, strength in zip(self.guides, self.strengths, strict=True):
-            total_B = total_B + strength * guide.log_prob(clean_BD)
+            total_B = total_B + strength * term(guide)
         return total_B
 
     def _log_noisy(self, noisy_BD: Tensor, log_snr_B: Tensor) -> Tensor:
-        total_B = noisy_BD.new_zeros(len(noisy_BD))
-        for guide, strength in zip(self.guides, self.strengths, strict=True):
+        def term(guide: Guide) -> Tensor:
             assert isinstance(guide, ReadsNoise)
-            total_B = total_B + strength * guide.log_prob_at(noisy_BD, log_snr_B)
-        return total_B
+            return guide.log_prob_at(noisy_BD, log_snr_B)
+
+        return self._sum(noisy_BD, term)
 
     def _log_mean(self, clean_BD: Tensor, log_snr_B: Tensor) -> Tensor:
         scale_B = noise_share(log_snr_B)
@@ -145,8 +149,9 @@ class Guided:
                 num_draws
             )
         sign = 1.0 if self.guidance.form == "scaled" else -1.0
-        total_B = clean_BD.new_zeros(len(clean_BD))
-        for guide, strength in zip(self.guides, self.strengths, strict=True):
+
+        def term(guide: Guide) -> Tensor:
             log_prob_BS = guide.log_prob(draws_BSD.flatten(0, 1)).unflatten(0, shape)
-            total_B = total_B + sign * strength * (torch.logsumexp(sign * log_prob_BS, 1) - math.log(num_draws))
-        return total_B
+            return sign * (torch.logsumexp(sign * log_prob_BS, 1) - math.log(num_draws))
+
+        return self._sum(clean_BD, term)

@@ -9,6 +9,7 @@ from typing import Any
 from factorlm.evaluation.claims.claim import Claim, ClaimBench, NoSettings, Outcome, Verdict, all_of, decide
 from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.priors.arms import CONSTANT, ENSEMBLE, MU
+from factorlm.evaluation.priors.evidence import TUNED
 from factorlm.evaluation.priors.layer_selection import DROPPED
 from factorlm.evaluation.priors.likelihoods import MIXTURE, SINGLE
 from factorlm.evaluation.priors.outside import BETWEEN
@@ -19,7 +20,6 @@ from factorlm.evaluation.priors.tilting import COMPONENTS
 RECORD = "prior/report.json"
 PRIOR = "factorlm eval prior --out benchmarks/records/prior"
 LEAST_PURITY, LEAST_R, LEAST_AUROC = 0.9, 0.5, 0.6
-TUNED = f"{CONSTANT}, fine-tuned on it"
 SHARES = f"nats per token, {MIXTURE} minus"
 JUDGED, TILTED = "mean probability by ", f"{COMPONENTS}, T="
 SAVED = "layers: nats per token saved by the learned order"
@@ -114,7 +114,7 @@ def _tilt(found: dict[str, dict[str, Estimate]]) -> tuple[str, dict[str, Any], V
 
 
 def _fewer_layers(found: dict[str, dict[str, Estimate]]) -> tuple[str, dict[str, Any], Verdict]:
-    [saved] = [values for name, values in found.items() if name == f"{SAVED}, {DROPPED}"]
+    saved = found[f"{SAVED}, {DROPPED}"]
     verdicts = [decide(estimate, 0.0, above=True) for estimate in saved.values()]
     said = "; ".join(f"{estimate} with {part}" for part, estimate in saved.items())
     return f"nats per token fewer than random layers: {said}", {p: e.value for p, e in saved.items()}, all_of(verdicts)
