@@ -109,9 +109,14 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.M
         latent_ND, condition_NC, settings, checkpoint=path, report=lambda _, done, __: seen.append(done)
     )
     assert seen == [5, 6, 7, 8, 9]
-    assert not path.exists()
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
+    seen.clear()  # a finished run is not repeated
+    once_more = learn_denoiser(
+        latent_ND, condition_NC, settings, checkpoint=path, report=lambda _, done, __: seen.append(done)
+    )
+    assert not seen
+    assert torch.equal(once_more.leave.weight, whole.leave.weight)
     learn_denoiser(latent_ND, condition_NC, settings.model_copy(update={"steps": 4}), checkpoint=path)
     other = learn_denoiser(latent_ND + 1, condition_NC, settings, checkpoint=path)  # of other data: from the start
     assert not torch.equal(other.leave.weight, whole.leave.weight)

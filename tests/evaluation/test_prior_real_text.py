@@ -17,7 +17,7 @@ from factorlm.evaluation.document import Curve, Intervals, Matrix, Table
 from factorlm.evaluation.priors.calibrated import NUM_BINS, error_of, gaps_of
 from factorlm.evaluation.priors.likelihoods import BARE, BLEND, COMPONENT, MIXTURE, SINGLE, nats_of
 from factorlm.evaluation.priors.outside import BETWEEN, FIXED, NATS, RATIO, WITHIN, measure_outside
-from factorlm.evaluation.priors.passages import Source, cleaned, load_passages, sentences
+from factorlm.evaluation.priors.passages import Source, load_passages, sentences
 from factorlm.evaluation.priors.reading import MixtureTokens, Tokens, digest, read_mixture, read_model, rows_of
 from factorlm.evaluation.priors.real_text import RealText, measure_real_text
 from factorlm.evaluation.priors.recovery import OURS, clusters, information, measure_recovery, purity, rand_index
@@ -27,6 +27,7 @@ from factorlm.inference.expression import Composed
 from factorlm.models import CausalLM
 from factorlm.prior import Fitting, Learning, Prior, fit, uncertainty
 from factorlm.prior.soft import SoftSettings
+from factorlm.text.cleaning import cleaned
 
 from .conftest import Put
 

@@ -1,4 +1,4 @@
-"""factorlm guide: classifiers of meanings, learned in seconds, that will lean on what is said next."""
+"""factorlm guide: classifiers of meanings, learned in seconds, that lean on what is said next."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from factorlm.cli.guide_fit import fit_model
 from factorlm.cli.options import Json
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from factorlm.diffusion.guide_files import Guides
 
 app = typer.Typer(no_args_is_help=True)
+app.command("fit-model")(fit_model)
 Name = Annotated[str, typer.Argument(help="Name of the guide.")]
 ENCODER = "minilm"
 
@@ -131,8 +133,8 @@ def _guides() -> Guides:
 
 def _encoded(texts: list[str]) -> Tensor:
     from factorlm.cli.terminal import progress
-    from factorlm.models.sentences import load_sentence_encoder
+    from factorlm.models.vectors import load_encoder
 
-    encoder = load_sentence_encoder()
+    encoder = load_encoder(ENCODER)
     with progress() as report:
-        return encoder.encode(texts, lambda done, total: report("reading texts", done, total)).clone()
+        return encoder.encode(texts, lambda done, total: report("reading texts", done, total))

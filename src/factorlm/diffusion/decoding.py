@@ -139,7 +139,6 @@ def learn_bias(
     report: Report = quiet,
 ) -> nn.Linear:  # fmt: skip
     """The map from latents to what a bias decoder adds to hidden states: no pass back through the language model."""
-    hidden_IE, token_I, row_I = _states(lm, examples, report)
     latent_ND = examples.latent_ND.float()
 
     def build() -> nn.Linear:
@@ -149,6 +148,9 @@ def learn_bias(
         return layer
 
     run = Run(build, settings, examples.tensors, checkpoint=checkpoint)
+    if run.is_done:
+        return run.mean
+    hidden_IE, token_I, row_I = _states(lm, examples, report)
 
     def loss() -> Tensor:
         chosen_B = torch.randint(len(token_I), (settings.batch,), generator=run.generator)

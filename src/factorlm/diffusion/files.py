@@ -71,7 +71,7 @@ class MeaningsCard(Card):
     origin: Origin = Origin()
 
 
-FOLDER = CardFolder("prior over meanings", NAME, MeaningsCard, "factorlm.diffusion.save", "learn it anew")
+FOLDER = CardFolder("prior over meanings", NAME, MeaningsCard, "factorlm guide fit-model", "learn it anew")
 
 
 def save(

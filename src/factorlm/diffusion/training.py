@@ -91,15 +91,18 @@ class Run(Generic[Network]):
             self._load(checkpoint)
 
     def go(self, loss: Callable[[], Tensor], stage: str, report: Report = quiet) -> Network:
-        """All steps that are left; gives the mean."""
-        while self.done < self.settings.steps:
+        """All steps that are left; gives the mean. A checkpoint stays, so that a finished run need not be repeated."""
+        while not self.is_done:
             self.step(loss)
             report(stage, self.done, self.settings.steps)
-            if self.checkpoint is not None and self.done % self.settings.checkpoint_every == 0:
+            if self.checkpoint is not None and (self.is_done or self.done % self.settings.checkpoint_every == 0):
                 self._save(self.checkpoint)
-        if self.checkpoint is not None:
-            self.checkpoint.unlink(missing_ok=True)
         return self.mean
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no steps are left."""
+        return self.done >= self.settings.steps
 
     def step(self, loss: Callable[[], Tensor]) -> None:
         """One step down the loss of some examples."""

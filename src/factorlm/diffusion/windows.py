@@ -6,9 +6,10 @@ is near: prompts of people end in the middle of a sentence as often as not.
 
 from __future__ import annotations
 
+import functools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -30,6 +31,7 @@ class WindowSettings(Config):
         continuation: fewest and most tokens of a continuation; fewer say too little to have a meaning.
         sentences: that a window has at most.
         per_window: ways in which each is parted.
+        without: windows with any of these texts are left out, such as "<unk>" where files have it.
         seed: of where.
     """
 
@@ -37,6 +39,7 @@ class WindowSettings(Config):
     continuation: tuple[PositiveInt, PositiveInt] = (8, 24)
     sentences: Annotated[int, Field(ge=1)] = 2
     per_window: PositiveInt = 1
+    without: tuple[str, ...] = ()
     seed: int = 0
 
 
@@ -63,13 +66,16 @@ def windows_of(lm: CausalLM, texts: Sequence[str], settings: WindowSettings) -> 
     A continuation that is too long ends at its last sentence end or, without one, at its last whole word.
     """
     rng = random.Random(settings.seed)
+    size_of = functools.cache(lambda word: len(lm.encode_text(word)))  # few words make up most of a text
     found: list[Window] = []
     for text in texts:
         sentences = sentences_of(text)
         for first in range(0, len(sentences), settings.sentences):
             some = sentences[first : first + settings.sentences]
             is_end = first + settings.sentences >= len(sentences)
-            found += _parted(lm, " ".join(some), is_end, settings, rng)
+            whole = " ".join(some)
+            if not any(text in whole for text in settings.without):
+                found += _parted(lm, whole, is_end, settings, rng, size_of)
     return found
 
 
@@ -79,9 +85,11 @@ def sentences_of(text: str) -> list[str]:
     return [" ".join(part.split()) for part in end.split(text) if part.strip()]
 
 
-def _parted(lm: CausalLM, text: str, is_end: bool, settings: WindowSettings, rng: random.Random) -> list[Window]:
+def _parted(
+    lm: CausalLM, text: str, is_end: bool, settings: WindowSettings, rng: random.Random, size_of: Callable[[str], int]
+) -> list[Window]:
     words = WORD.findall(text)
-    sizes = [len(lm.encode_text(word)) for word in words]  # nearly what they are together; checked below
+    sizes = [size_of(word) for word in words]  # nearly what they are together; checked below
     total = sum(sizes)
     before, places = 0, []
     for number, size in enumerate(sizes[:-1], 1):

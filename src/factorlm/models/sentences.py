@@ -1,4 +1,4 @@
-"""Sentences as vectors: the encoder behind judges and, later, guides."""
+"""Sentences as vectors: the encoder behind judges and guides."""
 
 # Axes: B sentences, D width, T time.
 
@@ -32,9 +32,16 @@ class SentenceEncoder:
         with quiet_transformers():
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-        self.max_tokens = 256  # what the weights were trained on
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.max_tokens = min(256, self.model.config.max_position_embeddings)  # 256 is what MiniLM was trained on
         linear.install(self.model)
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
+
+    @property
+    def width(self) -> int:
+        """D, numbers of a vector."""
+        return int(self.model.config.hidden_size)
 
     @torch.inference_mode()
     def encode(self, sentences: Sequence[str], report: Callable[[int, int], None] = lambda done, total: None) -> Tensor:
@@ -58,7 +65,7 @@ class SentenceEncoder:
         while len(self._kept) > KEPT_SENTENCES:
             self._kept.popitem(last=False)
         if not found:
-            return torch.empty(0, self.model.config.hidden_size)
+            return torch.empty(0, self.width)
         return torch.stack([found[sentence] for sentence in sentences])
 
 

@@ -17,6 +17,7 @@ from factorlm.errors import InputError
 from factorlm.evaluation.corpora import DataFolder, fingerprint
 from factorlm.evaluation.texts import Corpus
 from factorlm.evaluation.workbench import Workbench
+from factorlm.text.cleaning import cleaned
 
 HELD_OUT = 0.25  # of the documents of a source
 STRETCHES = 20  # that a source of fewer documents is cut into
@@ -26,16 +27,6 @@ Lines = Literal["apart", "joined", "whole"]
 SPEAKER = re.compile(r"^\W*(?:[\w.'’-]+ ){0,3}[\w.'’-]+:$")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 ABBREVIATION = re.compile(r"(?:\b(?:mr|mrs|ms|dr|st|no|nos|inc|ltd|co|corp|jr|vs|sec|art|e\.g|i\.e|[a-z]))\.$", re.I)
-REPLACED = (
-    (re.compile(r" @(\W)@ "), r"\1"),  # marks of WikiText inside words and numbers
-    (re.compile(r"``|''|[\"“”]"), " "),  # quotes, which files write in many ways
-    (re.compile(r"[‘’`]"), "'"),
-    (re.compile(r"\\|\b[lr]rb\b"), " "),  # line breaks and brackets, as some files write them
-    (re.compile(r"\s+(?=[,.;:!?%)\]}])"), ""),
-    (re.compile(r"(?<=[(\[{])\s+"), ""),
-    (re.compile(r"\s+(?=(?:n't|'s|'re|'ve|'ll|'d|'m)\b)", re.I), ""),
-    (re.compile(r"\s+"), " "),
-)
 
 
 class Source(Corpus):
@@ -114,13 +105,6 @@ def sentences(document: str, words: tuple[int, int], *, lines: Lines = "apart") 
                 found.append(begun)
             begun = ""
     return found
-
-
-def cleaned(text: str) -> str:
-    """Without quotes and double spaces, marks close to their words."""
-    for pattern, by in REPLACED:
-        text = pattern.sub(by, text)
-    return text.strip()
 
 
 def _is_text(sentence: str, words: tuple[int, int]) -> bool:
