@@ -90,9 +90,10 @@ def test_a_stopped_run_does_not_repeat_what_is_done(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(fitting, "learn_soft", stop)
-        fit_meanings(tiny_lm, encode, TEXTS, TINY, folder=tmp_path / "kept")
+        with pytest.raises(KeyboardInterrupt):
+            fit_meanings(tiny_lm, encode, TEXTS, TINY, folder=tmp_path / "kept")
     stages: list[str] = []
     again, _ = fit_meanings(
         tiny_lm, encode, TEXTS, TINY, folder=tmp_path / "kept", report=lambda stage, _, __: stages.append(stage)

@@ -67,8 +67,33 @@ class PlanNetwork(nn.Module):
             )
             for _ in range(settings.layers)
         )
+        for layer in self.layers:  # at first each leaves its place as it is
+            assert isinstance(layer, nn.TransformerEncoderLayer)
+            for last in (layer.self_attn.out_proj, layer.linear2):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
         self.norm = nn.RMSNorm(width, elementwise_affine=False)
         self.size = nn.Parameter(torch.tensor(size))
+
+    @torch.no_grad()
+    def begin(self, map_ED: Tensor) -> None:
+        """Begin with places that are all this linear map of the latent, as nearly as their narrow numbers can.
+
+        Args:
+            map_ED: from latents, so that what it gives has about variance 1.
+        """
+        narrow, num_latent = self.settings.narrow, map_ED.shape[1]
+        left_EK, size_K, right_KD = torch.linalg.svd(map_ED, full_matrices=False)
+        kept = min(narrow, len(size_K))
+        root_K = size_K[:kept].sqrt()
+        self.widen.weight.zero_()
+        self.widen.bias.zero_()
+        self.widen.weight[:, :kept] = left_EK[:, :kept] * root_K
+        down_ND = torch.zeros(narrow, num_latent)
+        down_ND[:kept] = root_K[:, None] * right_KD[:kept]
+        self.enter.weight.zero_()
+        self.enter.bias.zero_()
+        self.enter.weight[:, :num_latent] = down_ND.repeat(self.settings.places, 1)
 
     def forward(self, latent_BD: Tensor, log_snr_B: Tensor) -> Tensor:
         """Vectors [B, M, E] of latents with this little noise."""

@@ -28,6 +28,7 @@ from factorlm.models import CausalLM
 from factorlm.models.progress import Report, quiet
 
 TOGETHER = 32  # examples read at once
+RIDGE = 0.3  # of the number of examples: how far the map that plans begin with is shrunk
 SIZED_TOKENS = 2000  # of the vocabulary, from which the size of an embedded token is taken
 
 
@@ -104,12 +105,18 @@ def learn_soft(
     lm: CausalLM, examples: Examples, settings: SoftLearning, *, checkpoint: Path | None = None,
     report: Report = quiet,
 ) -> PlanNetwork:  # fmt: skip
-    """The network that makes a soft decoder's plans."""
+    """The network that makes a soft decoder's plans.
+
+    It begins with plans that are the embedded token which ridge regression expects of the continuation.
+    """
     latent_ND = examples.latent_ND.float()
-    run = Run(
-        lambda: PlanNetwork(settings.plan, latent_ND.shape[1], lm.width, _embedded_size(lm)), settings,
-        examples.tensors, checkpoint=checkpoint,
-    )  # fmt: skip
+
+    def build() -> PlanNetwork:
+        network = PlanNetwork(settings.plan, latent_ND.shape[1], lm.width, _embedded_size(lm))
+        network.begin(embedding_map(lm, examples))
+        return network
+
+    run = Run(build, settings, examples.tensors, checkpoint=checkpoint)
 
     def loss() -> Tensor:
         row_B = torch.randint(len(latent_ND), (settings.batch,), generator=run.generator)
@@ -194,6 +201,19 @@ def _states(lm: CausalLM, examples: Examples, report: Report) -> tuple[Tensor, T
         rows.append(start + real_BT.nonzero()[:, 0])
         report("states", start + len(continuation_BT), len(examples.prefixes))
     return torch.cat(states), torch.cat(tokens).to(lm.device), torch.cat(rows)
+
+
+@torch.no_grad()
+def embedding_map(lm: CausalLM, examples: Examples) -> Tensor:
+    """Ridge regression [E, D] from latents to the mean embedded token of continuations, less that of all of them.
+
+    It is scaled so that what it gives has variance 1.
+    """
+    mean_NE = torch.stack([lm.embed(torch.tensor(row)).float().mean(0).cpu() for row in examples.continuations])
+    latent_ND = examples.latent_ND.float()
+    square_DD = latent_ND.T @ latent_ND + RIDGE * len(latent_ND) * torch.eye(latent_ND.shape[1])
+    map_DE = torch.linalg.solve(square_DD, latent_ND.T @ (mean_NE - mean_NE.mean(0)))
+    return (map_DE / (latent_ND @ map_DE).square().mean().sqrt().clamp(min=1e-12)).T
 
 
 def _embedded_size(lm: CausalLM) -> float:
