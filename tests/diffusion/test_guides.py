@@ -77,7 +77,7 @@ def test_guidance_through_the_map_moves_vectors_to_the_label() -> None:
     noise_BD = torch.randn(300, WIDTH, generator=torch.Generator().manual_seed(5))
     share = {}
     for name, chosen, strength in (("none", guide, 0.0), ("label", guide, 4.0), ("opposite", guide.opposite, 4.0)):
-        guided = Guided.of(prior.denoise, [chosen], [strength], Guidance(), WIDTH, torch.Generator().manual_seed(6))
+        guided = Guided.of(prior.denoise, [chosen], [strength], Guidance(), WIDTH)
         latent_BD = draw(guided, noise_BD, Denoising(steps=30, most=4.0), torch.Generator().manual_seed(7))
         share[name] = float((guide.log_prob(latent_BD) > math.log(0.5)).float().mean())
     assert share["opposite"] < share["none"] - 0.2 < share["none"] + 0.2 < share["label"]
@@ -121,7 +121,7 @@ def test_a_noisy_guide_knows_the_posterior_at_every_level(noisy_guide: NoisyGuid
 def test_leaning_on_noisy_latents_and_weighing_reach_the_label(noisy_guide: NoisyGuide) -> None:
     """At strength one the tilted prior is the second Gaussian nearly alone; particles weigh the end."""
     generator = torch.Generator().manual_seed(5)
-    guided = Guided.of(TWO.denoise, [noisy_guide], [1.0], Guidance(form="noisy"), 2, generator)
+    guided = Guided.of(TWO.denoise, [noisy_guide], [1.0], Guidance(form="noisy"), 2)
     noise_BD = torch.randn(400, 2, generator=generator)
     latent_BD = draw(guided, noise_BD, Denoising(steps=40), generator)
     assert float((TWO.nearest(latent_BD) == 1).float().mean()) > 0.93
@@ -136,10 +136,10 @@ def test_noisy_latents_are_read_by_guides_that_can(noisy_guide: NoisyGuide) -> N
     linear = LinearGuide(torch.ones(2), 0.0, Standard(torch.zeros(2), torch.ones(2)))
     generator = torch.Generator()
     with pytest.raises(InputError, match="read noisy latents"):
-        Guided.of(TWO.denoise, [noisy_guide, linear], [1.0, 1.0], Guidance(form="noisy"), 2, generator)
+        Guided.of(TWO.denoise, [noisy_guide, linear], [1.0, 1.0], Guidance(form="noisy"), 2)
     with pytest.raises(InputError, match="got 3 and 0"):
         learn_noisy_guide(torch.zeros(3, 2), torch.zeros(0, 2), NoisyGuideLearning())
-    guided = Guided.of(TWO.denoise, [noisy_guide], [2.0], Guidance(form="noisy"), 2, generator)
+    guided = Guided.of(TWO.denoise, [noisy_guide], [2.0], Guidance(form="noisy"), 2)
     noisy_BD, log_snr_B = torch.randn(5, 2, generator=generator), torch.zeros(5)
     leaf_BD = noisy_BD.clone().requires_grad_(True)
     [slope_BD] = torch.autograd.grad(2 * noisy_guide.log_prob_at(leaf_BD, log_snr_B).sum(), leaf_BD)

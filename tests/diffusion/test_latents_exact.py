@@ -150,14 +150,14 @@ def test_no_guidance_is_the_unguided_draw(method: str) -> None:
     settings = Denoising(method=method, steps=10)
     plain_BD = draw(THREE.denoise, noise(8, 2), settings, generator())
     for strength in (0.0, 1e-300):
-        guided = Guided.of(THREE.denoise, [HalfPlane(torch.ones(2).double())], [strength], Guidance(), 2, generator(9))
+        guided = Guided.of(THREE.denoise, [HalfPlane(torch.ones(2).double())], [strength], Guidance(), 2)
         assert torch.equal(draw(guided, noise(8, 2), settings, generator()), plain_BD)
 
 
 def test_guidance_by_a_linear_guide_is_the_tilted_gaussian() -> None:
     """For one Gaussian the law of x given z has the spread r s^2 that the draws only need in the mean."""
     slope_D = torch.tensor([1.5]).double()
-    guided = Guided.of(ONE.denoise, [Linear(slope_D)], [1.0], Guidance(), 1, generator(3))
+    guided = Guided.of(ONE.denoise, [Linear(slope_D)], [1.0], Guidance(), 1)
     tilted, _ = ONE.tilted(slope_D)
     log_snr_B = torch.tensor([-3.0, 0.0, 4.0]).double()
     noisy_BD = torch.tensor([[0.3], [-0.8], [1.1]]).double()
@@ -169,7 +169,7 @@ def test_guidance_raises_what_is_wanted_with_every_strength() -> None:
     for form in ("tilt", "scaled", "released"):
         shares = []
         for strength in (0.0, 1.0, 4.0, 16.0):
-            guided = Guided.of(THREE.denoise, [guide], [strength], Guidance(form=form), 2, generator(3))
+            guided = Guided.of(THREE.denoise, [guide], [strength], Guidance(form=form), 2)
             latent_BD = draw(guided, noise(600, 2), Denoising(steps=40, most=4.0), generator())
             shares.append(float((latent_BD[:, 1] > 0).double().mean()))
         assert shares == sorted(shares), form
@@ -186,7 +186,7 @@ def test_forms_differ_as_they_say() -> None:
             return 0.5 * one.log_prob(latent_BD) + 3.0 * other.log_prob(latent_BD)
 
     def leant(guides: list, strengths: list, form: str) -> Tensor:
-        guided = Guided.of(THREE.denoise, guides, strengths, Guidance(form=form), 2, generator(3))
+        guided = Guided.of(THREE.denoise, guides, strengths, Guidance(form=form), 2)
         return guided(noise(5, 2), torch.zeros(5).double())
 
     assert torch.equal(leant([one], [1.0], "tilt"), leant([one], [1.0], "scaled"))
@@ -221,7 +221,7 @@ def test_weights_of_particles_are_unbiased(method: str, threshold: float) -> Non
     settings, slope = Denoising(steps=8, variance=0.4), 1.5
     mean, variance = law_of_steps(settings)
     want = math.exp(slope * mean + 0.5 * slope**2 * variance)
-    guided = Guided.of(ONE.denoise, [Linear(torch.tensor([slope]).double())], [1.0], Guidance(draws=4), 1, generator(3))
+    guided = Guided.of(ONE.denoise, [Linear(torch.tensor([slope]).double())], [1.0], Guidance(draws=4), 1)
     particles = LatentParticles(method=method, number=4, threshold=threshold)
     found = sample_latents(guided, noise(4 * 1500, 1), settings, particles, generator())
     z_G = found.log_z_G.exp()
@@ -239,7 +239,7 @@ def test_particles_reach_the_tilted_mixture_where_guidance_only_comes_near() -> 
     plain_BD = draw(THREE.denoise, noise(12_000, 2, seed=11), settings, generator(12))
     weight_B = (3 * guide.log_prob(plain_BD)).softmax(0)
     want_K = torch.zeros(3).double().index_add_(0, THREE.nearest(plain_BD), weight_B)
-    guided = Guided.of(THREE.denoise, [guide], [3.0], Guidance(), 2, generator(3))
+    guided = Guided.of(THREE.denoise, [guide], [3.0], Guidance(), 2)
     found_K, effective = {}, {}
     for method in ("resample", "twisted"):
         particles = LatentParticles(method=method, number=2000)
@@ -254,7 +254,7 @@ def test_particles_reach_the_tilted_mixture_where_guidance_only_comes_near() -> 
 
 
 def test_particles_need_densities_and_whole_groups() -> None:
-    guided = Guided.of(ONE.denoise, [], [], Guidance(), 1, generator())
+    guided = Guided.of(ONE.denoise, [], [], Guidance(), 1)
     with pytest.raises(InputError, match="ancestral"):
         sample_latents(guided, noise(4, 1), Denoising(method="ddim"), LatentParticles(number=2), generator())
     with pytest.raises(InputError, match="3 rows"):

@@ -184,3 +184,17 @@ def test_what_does_not_fit_is_refused(meanings: Meanings, tmp_path: Path) -> Non
         (place / "meanings.json").write_text(json.dumps(card | changes))
         with pytest.raises(error, match=message):
             load(place, meanings.lm, encode)
+
+
+@pytest.mark.parametrize("settings", [
+    Proposing(), Proposing(denoising=Denoising(steps=8)),
+    Proposing(denoising=Denoising(steps=8), particles=LatentParticles(number=4)),
+])  # fmt: skip
+def test_with_randomness_of_their_own_proposals_do_not_depend_on_others(
+    meanings: Meanings, settings: Proposing
+) -> None:
+    prefixes, wanted = [CAT, TREE, CAT], {"guides": [guide(meanings)], "strengths": [3.0]}
+    together = meanings.propose(prefixes, [generator(n) for n in range(3)], settings, **wanted)
+    for n, prefix in enumerate(prefixes):
+        alone = meanings.propose([prefix], [generator(n)], settings, **wanted)
+        torch.testing.assert_close(alone.latent_BD[0], together.latent_BD[n], atol=1e-4, rtol=1e-4)

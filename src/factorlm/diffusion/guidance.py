@@ -56,11 +56,13 @@ class Guidance(Config):
         draws: of the latent given a noisy one.
         spread: variance of these, "posterior" s^2 (right for latents of unit variance) or "likelihood" s^2 / a^2 (as
             published: much wider at high noise).
+        seed: of the draws, which are the same for every latent: a lean depends on the latent alone.
     """
 
     form: Literal["tilt", "scaled", "released", "noisy"] = "tilt"
     draws: PositiveInt = 32
     spread: Literal["posterior", "likelihood"] = "posterior"
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,17 +86,16 @@ class Guided:
 
     @staticmethod
     def of(
-        denoise: Denoise, guides: Sequence[Guide], strengths: Sequence[float], guidance: Guidance, width: int,
-        generator: torch.Generator,
-    ) -> Guided:  # fmt: skip
-        """With noise of its own, for latents of so many numbers.
+        denoise: Denoise, guides: Sequence[Guide], strengths: Sequence[float], guidance: Guidance, width: int
+    ) -> Guided:
+        """For latents of so many numbers.
 
         Raises:
             InputError: if noisy latents are to be read, and a guide cannot.
         """
         if guidance.form == "noisy" and not all(isinstance(guide, ReadsNoise) for guide in guides):
             raise InputError("guides that read noisy latents are needed for the form noisy; take another form")
-        noise_SD = torch.randn(guidance.draws, width, generator=generator)
+        noise_SD = torch.randn(guidance.draws, width, generator=torch.Generator().manual_seed(guidance.seed))
         return Guided(denoise, guides, strengths, guidance, noise_SD)
 
     def __call__(self, noisy_BD: Tensor, log_snr_B: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from factorlm.diffusion.guidance import Guidance, Guide, Guided
 from factorlm.diffusion.guides import Standard
 from factorlm.diffusion.levels import noised
 from factorlm.diffusion.particles import LatentParticles, sample_latents
-from factorlm.diffusion.sampling import Denoising, walk
+from factorlm.diffusion.sampling import Denoising, Randomness, normal, normal_like, walk
 from factorlm.errors import InputError
 from factorlm.models import CausalLM
 from factorlm.models.progress import Report, quiet
@@ -95,14 +95,15 @@ class Meanings:
     trust: float = 2.944  # a share of 0.95 of the variance is signal, as published
 
     def propose(
-        self, prefixes: Sequence[str], generator: torch.Generator, settings: Proposing, *,
+        self, prefixes: Sequence[str], generator: Randomness, settings: Proposing, *,
         guides: Sequence[Guide] = (), strengths: Sequence[float] = (), report: Report = quiet,
     ) -> Proposal:  # fmt: skip
         """A latent for each prefix, drawn from the prior tilted by guides.
 
         Args:
             prefixes: what is continued.
-            generator: of everything random; without guides, or with strengths of zero, the same latents are drawn.
+            generator: of everything random, maybe one for each prefix, whose latent then does not depend on the others;
+                without guides, or with strengths of zero, the same latents are drawn.
             settings: how.
             guides: what is wanted.
             strengths: of each guide.
@@ -119,11 +120,9 @@ class Meanings:
         each = 1 if settings.particles is None else settings.particles.number
         condition_BC = condition_BC.repeat_interleave(each, 0)
         width = len(self.after.mean_D)
-        noise_BD = torch.randn(len(condition_BC), width, generator=generator)
-        # Guides draw numbers of their own, so that latents do not depend on whether there are any.
-        own = torch.Generator().manual_seed(generator.initial_seed())
+        noise_BD = normal(len(condition_BC), (width,), generator)
         denoise = self.denoiser.given(condition_BC, settings.scale)
-        guided = Guided.of(denoise, guides, strengths, settings.guidance, width, own)
+        guided = Guided.of(denoise, guides, strengths, settings.guidance, width)
         if settings.particles is not None:
             found = sample_latents(guided, noise_BD, settings.denoising, settings.particles, generator, report)
             latent_BD = found.draw(generator)
@@ -138,7 +137,7 @@ class Meanings:
         return Proposal(latent_BD, self.after.vector(latent_BD), probs_SGB, torch.empty(0))
 
     def decoder(
-        self, latent_BD: Tensor, generator: torch.Generator, kind: Literal["soft", "bias"] = "soft"
+        self, latent_BD: Tensor, generator: Randomness, kind: Literal["soft", "bias"] = "soft"
     ) -> SoftDecoder | BiasDecoder:
         """The language model with a latent in mind for each row.
 
@@ -147,7 +146,7 @@ class Meanings:
         """
         if kind == "soft" and self.soft is not None:
             log_snr_B = torch.full((len(latent_BD),), self.trust)
-            noise_BD = torch.randn(latent_BD.shape, generator=generator)
+            noise_BD = normal_like(latent_BD, generator)
             return soft_decoder(self.lm, self.soft, noised(latent_BD, noise_BD, log_snr_B), self.trust)
         if kind == "bias" and self.bias is not None:
             return bias_decoder(self.lm, self.bias, latent_BD)

@@ -23,7 +23,7 @@ from torch import Tensor
 from factorlm.algebra import log_normalize
 from factorlm.algebra.resampling import stratified
 from factorlm.diffusion.guidance import Guided
-from factorlm.diffusion.sampling import Denoising, backward, clipped, draw, normal_like
+from factorlm.diffusion.sampling import Denoising, Randomness, backward, clipped, draw, normal_like, of_group
 from factorlm.errors import InputError
 from factorlm.models.progress import Report, quiet
 from factorlm.settings import Config
@@ -59,15 +59,19 @@ class Weighted:
     log_z_G: Tensor
     effective_G: Tensor
 
-    def draw(self, generator: torch.Generator) -> Tensor:
+    def draw(self, generator: Randomness) -> Tensor:
         """One latent of each group by its weight, [G, D]."""
-        chosen_G1 = torch.multinomial(self.log_prob_GN.exp(), 1, generator=generator)
+        chosen = [
+            torch.multinomial(prob_N, 1, generator=of_group(generator, g))
+            for g, prob_N in enumerate(self.log_prob_GN.exp())
+        ]
+        chosen_G1 = torch.stack(chosen)
         return self.latent_GND.gather(1, chosen_G1[:, :, None].expand(-1, -1, self.latent_GND.shape[2]))[:, 0]
 
 
 @torch.no_grad()
 def sample_latents(
-    guided: Guided, noise_BD: Tensor, denoising: Denoising, particles: LatentParticles, generator: torch.Generator,
+    guided: Guided, noise_BD: Tensor, denoising: Denoising, particles: LatentParticles, generator: Randomness,
     report: Report = quiet,
 ) -> Weighted:  # fmt: skip
     """Weighted latents of the tilted prior.
@@ -94,7 +98,7 @@ def sample_latents(
 
 
 def _twisted(
-    guided: Guided, noise_BD: Tensor, denoising: Denoising, particles: LatentParticles, generator: torch.Generator,
+    guided: Guided, noise_BD: Tensor, denoising: Denoising, particles: LatentParticles, generator: Randomness,
     report: Report,
 ) -> Weighted:  # fmt: skip
     levels = denoising.schedule.levels(denoising.steps, noise_BD.dtype)
@@ -124,14 +128,14 @@ def _twisted(
     return _weighted(latent_BD, log_weight_GN + last_B.unflatten(0, groups), log_z_G)
 
 
-def _resampled(log_weight_GN: Tensor, threshold: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _resampled(log_weight_GN: Tensor, threshold: float, generator: Randomness) -> tuple[Tensor, Tensor, Tensor]:
     """Weights after resampling where it was due, what that adds to log Z by group, and the row of each ancestor."""
     num_groups, number = log_weight_GN.shape
     row_GN = torch.arange(num_groups * number).view(num_groups, number).clone()
     gained_G, log_weight_GN = torch.zeros(num_groups, dtype=torch.float64), log_weight_GN.clone()
     is_due_G = (_effective(log_weight_GN) < threshold * number) | (threshold == 1)
     for g in is_due_G.nonzero()[:, 0].tolist():
-        uniform_N = torch.rand(number, generator=generator, dtype=torch.float64)
+        uniform_N = torch.rand(number, generator=of_group(generator, g), dtype=torch.float64)
         row_GN[g] = g * number + stratified(log_weight_GN[g].softmax(0), uniform_N)
     gained_G[is_due_G] = torch.logsumexp(log_weight_GN[is_due_G], 1) - math.log(number)
     log_weight_GN[is_due_G] = 0.0

@@ -9,7 +9,7 @@ DPM-Solver++(2M), Lu et al. (2022), arXiv:2211.01095.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -23,6 +23,9 @@ from factorlm.settings import Config
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """From noisy latents [B, D] and their log-SNR [B] to the mean of the latents given them, [B, D]."""
+
+Randomness = torch.Generator | Sequence[torch.Generator]
+"""One for all rows, or one for each group of equally many rows, which then does not depend on the others."""
 
 
 class Denoising(Config):
@@ -65,7 +68,7 @@ class Step:
     clean_BD: Tensor
 
 
-def draw(denoise: Denoise, noise_BD: Tensor, settings: Denoising, generator: torch.Generator,
+def draw(denoise: Denoise, noise_BD: Tensor, settings: Denoising, generator: Randomness,
          report: Report = quiet) -> Tensor:  # fmt: skip
     """Latents [B, D] drawn by a denoiser; see `walk`."""
     clean_BD = noise_BD
@@ -75,7 +78,7 @@ def draw(denoise: Denoise, noise_BD: Tensor, settings: Denoising, generator: tor
     return clean_BD
 
 
-def walk(denoise: Denoise, noise_BD: Tensor, settings: Denoising, generator: torch.Generator) -> Iterator[Step]:
+def walk(denoise: Denoise, noise_BD: Tensor, settings: Denoising, generator: Randomness) -> Iterator[Step]:
     """Every step of drawing latents; the last guess is what was drawn.
 
     Args:
@@ -119,9 +122,22 @@ def backward(
     return mean_BD, (0.5 * (variance * most + (1 - variance) * least)).exp()
 
 
-def normal_like(other: Tensor, generator: torch.Generator) -> Tensor:
+def normal_like(other: Tensor, generator: Randomness) -> Tensor:
     """Standard normal numbers of this shape, which do not depend on the device."""
-    return torch.randn(other.shape, generator=generator, dtype=other.dtype).to(other.device)
+    return normal(len(other), other.shape[1:], generator, other.dtype).to(other.device)
+
+
+def normal(rows: int, shape: Sequence[int], generator: Randomness, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers [rows, *shape]."""
+    if isinstance(generator, torch.Generator):
+        return torch.randn(rows, *shape, generator=generator, dtype=dtype)
+    each = rows // len(generator)
+    return torch.cat([torch.randn(each, *shape, generator=own, dtype=dtype) for own in generator])
+
+
+def of_group(generator: Randomness, group: int) -> torch.Generator:
+    """What a group draws by."""
+    return generator if isinstance(generator, torch.Generator) else generator[group]
 
 
 def clipped(clean_BD: Tensor, most: float | None) -> Tensor:
