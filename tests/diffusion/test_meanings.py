@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from factorlm.diffusion.collection import Collection
 from factorlm.diffusion.decoders import PlanSettings
 from factorlm.diffusion.decoding import BiasLearning, Examples, SoftLearning, learn_bias, learn_soft
 from factorlm.diffusion.denoiser import DenoiserSettings
@@ -18,10 +20,11 @@ from factorlm.diffusion.files import FOLDER, Origin, load, save
 from factorlm.diffusion.guidance import Guidance
 from factorlm.diffusion.guides import LinearGuide, Standard
 from factorlm.diffusion.learning import DenoiserLearning, learn_denoiser
-from factorlm.diffusion.meanings import Meanings, Proposing, nearest
+from factorlm.diffusion.meanings import Meanings, Proposing
 from factorlm.diffusion.particles import LatentParticles
 from factorlm.diffusion.sampling import Denoising
-from factorlm.errors import IncompatibleError, InputError, IntegrityError
+from factorlm.diffusion.zero_shot import DEVIATION, RARE, guide_of_words, sides
+from factorlm.errors import IncompatibleError, InputError, IntegrityError, UnknownNameError
 from factorlm.models import CausalLM
 
 WORDS = ("good", "bad", "cat", "tree")
@@ -138,11 +141,49 @@ def test_what_is_missing_is_said(meanings: Meanings) -> None:
         bare.propose([CAT], generator(), Proposing(), guides=[guide(meanings)])
 
 
-def test_nearest_texts() -> None:
-    vector_CD = torch.eye(3)
-    [found] = nearest(torch.tensor([[0.8, 0.6, 0.0]]), vector_CD, 2)
-    assert [place for place, _ in found] == [0, 1]
-    assert [cosine for _, cosine in found] == pytest.approx([0.8, 0.6])
+def test_nearest_sentences_are_found_and_kept(meanings: Meanings, tmp_path: Path) -> None:
+    found = Collection(("east", "north", "up"), torch.eye(3))
+    [nearest] = found.nearest(torch.tensor([[0.8, 0.6, 0.0]]), 2)
+    assert [text for text, _ in nearest] == ["east", "north"]
+    assert [cosine for _, cosine in nearest] == pytest.approx([0.8, 0.6])
+    texts = [f"a {word}\nof {n}" for word in WORDS for n in range(5)] * 2
+    some = Collection.of(texts, encode(texts), 12, seed=3)
+    assert len(set(some.texts)) == 12
+    torch.testing.assert_close(some.vector_CD, encode(some.texts))
+    save(replace(meanings, collection=some), tmp_path / "kept", encoder="counts")
+    again = load(tmp_path / "kept", meanings.lm, encode).collection
+    assert again is not None
+    assert again.texts == tuple(" ".join(text.split()) for text in some.texts)  # one a line
+    assert float((again.vector_CD * some.vector_CD).sum(1).min()) > 0.999
+    assert load_without(meanings, tmp_path).collection is None
+
+
+def load_without(meanings: Meanings, tmp_path: Path) -> Meanings:
+    save(meanings, tmp_path / "without", encoder="counts")
+    return load(tmp_path / "without", meanings.lm, encode)
+
+
+def test_guides_of_words(meanings: Meanings) -> None:
+    """Direction from ordinary to wanted, as steep as ordinary sentences spread."""
+    assert sides("positive") is None
+    with pytest.raises(InputError, match="a word is needed"):
+        sides("topic: ")
+    with pytest.raises(UnknownNameError, match="topic"):
+        sides("topics:sports")
+    like, unlike = sides("topic:modern_art") or ([], [])
+    assert all("modern art" in text for text in like)
+    assert not any("modern art" in text for text in unlike)
+    ordinary = Collection.of(
+        texts := [f"{a} {b} {n}" for a in WORDS for b in WORDS for n in range(4)], encode(texts), 60, 0
+    )
+    weight_D, bias = guide_of_words(encode(["cat", "cat cat"]), encode(["tree", "bad"]), ordinary)
+    logit_C = ordinary.vector_CD @ weight_D + bias
+    assert float(logit_C.std()) == pytest.approx(DEVIATION, rel=1e-4)
+    assert float(logit_C.mean()) == pytest.approx(-RARE * DEVIATION, rel=1e-4)
+    cat, tree = (encode([text]) @ weight_D + bias for text in ("cat cat cat", "tree tree"))
+    assert float(cat) > 0 > float(tree)
+    with pytest.raises(InputError, match="that differ"):
+        guide_of_words(encode(["cat"]), encode(["cat"]), ordinary)
 
 
 def test_it_comes_back(meanings: Meanings, tmp_path: Path) -> None:

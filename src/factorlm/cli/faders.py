@@ -37,9 +37,9 @@ def parse(options: list[str]) -> list[Fader]:
     faders = []
     for option in options:
         for sign in "=^":
-            name, found, number = option.rpartition(sign)
+            name, found, text = option.rpartition(sign)
             if found:
-                value = _number(number, name + sign)
+                value = number(text, name + sign)
                 faders.append(Fader(name, value if sign == "=" else None, value if sign == "^" else None))
                 break
         else:
@@ -90,13 +90,13 @@ def parse_targets(options: list[str]) -> dict[str, float]:
     """
     targets: dict[str, float] = {}
     for option in options:
-        name, found, number = option.rpartition("=")
+        name, found, text = option.rpartition("=")
         if not found or not name:
             raise InputError(f"a target is given as NAME=RATE, got {option!r}; positive=0.9 asks for nine in ten")
         if name in targets:
             raise InputError(f"each factor has one target, got two for {name!r}; leave one out")
-        share = _number(number.removesuffix("%"), f"{name}=", "--target")
-        targets[name] = share / 100 if number.endswith("%") else share
+        share = number(text.removesuffix("%"), f"{name}=", "--target")
+        targets[name] = share / 100 if text.endswith("%") else share
     return targets
 
 
@@ -108,7 +108,12 @@ def chosen(targets: dict[str, float]) -> dict[str, Choice]:
     return {name: choose(name, read_manifest(folder_of(name)).response, rate) for name, rate in targets.items()}
 
 
-def _number(text: str, before: str, asked_by: str = "--factor") -> float:
+def number(text: str, before: str, asked_by: str = "--factor") -> float:
+    """A finite number of an option.
+
+    Raises:
+        InputError: for anything else.
+    """
     try:
         value = float(text)
     except ValueError:

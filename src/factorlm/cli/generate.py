@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from factorlm.cli import faders
+from factorlm.cli import faders, guiding
 from factorlm.cli import generate_options as options
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ def generate(
     target: options.Target = [],  # noqa: B006
     budget: options.Budget = None,
     decorrelate: options.Decorrelate = False,
+    guide: options.Guide = [],  # noqa: B006
+    meanings: options.Meanings = None,
+    decoder: options.Decoder = "",
+    emphasis: options.Emphasis = 1.0,
+    meaning_steps: options.MeaningSteps = 20,
+    meaning_particles: options.MeaningParticles = 0,
     json_schema: options.JsonSchema = None,
     regex: options.Regex = None,
     grammar: options.Grammar = None,
@@ -83,10 +89,16 @@ def generate(
         raise InputError(f"--draft {draft} is for --speculate, which was not given; add it")
     if speculate and population is not None:
         raise InputError(f"--speculate is for the local sampler, got --sampler {sampler}; leave one out")
+    is_guided = guiding.is_wanted(guide, meanings)
+    if is_guided and (chat or population is not None or draft == "base"):
+        raise InputError(
+            "--guide continues a text with the local sampler; leave out --chat, --sampler and --draft base"
+        )
     if twist and population is None:
         raise InputError("--twist leads particles, got --sampler local; take --sampler smc")
     choices = faders.chosen(faders.parse_targets(target))
     leading = faders.parse(twist)
+    wish = guiding.Wish(guiding.parse(guide), meanings, decoder, emphasis, meaning_steps, meaning_particles)
     wanted = faders.parse(factor + [f"{name}={choice.strength!r}" for name, choice in choices.items()])
     sampling = sampling_of(
         temperature=temperature,
@@ -107,11 +119,16 @@ def generate(
     composed = _fitted(faders.compose(plain, wanted), choices, budget, decorrelate)
     if language is not None:
         composed = composed * language
-    guesses = _guesses(composed, draft) if speculate else None
     with_explanation = explain or html is not None
+    prior = guiding.prior_of(composed, wish) if is_guided else None
+    if prior is not None:
+        composed, proposal = prior.planned(prompt, n=n, seed=seed, apart=with_explanation)
+    guesses = _guesses(composed, draft) if speculate else None
     if n == 1 and not as_json and population is None:
         response = _stream(composed, prompt, max_tokens, seed, sampling, chat, explain, with_explanation, guesses)
-        responses = [response]
+        responses = [response] if prior is None else prior.with_plans([response], proposal)
+        if explain and responses[0].plan is not None:
+            guiding.show_plan(responses[0].plan)
     else:
         with progress() as report:
             responses = composed.generate(
@@ -119,6 +136,7 @@ def generate(
                 particles=population, draft=guesses, twist=_product(plain, leading),
                 report=report if population else quiet,
             )  # fmt: skip
+        responses = responses if prior is None else prior.with_plans(responses, proposal)
         for number, response in enumerate(responses, 1):
             if as_json:
                 print_json(as_object(composed, response, seed))
@@ -130,7 +148,7 @@ def generate(
         from factorlm.inference.page import page
 
         explanations = [r.explanation for r in responses if r.explanation is not None]
-        write_file(html, page("What each factor did", explanations))
+        write_file(html, page("What each factor did", explanations, [r.plan for r in responses if r.explanation]))
 
 
 def _product(model: Model, wanted: list[faders.Fader]) -> Factor | None:
@@ -221,6 +239,8 @@ def as_object(model: Model, response: Response, seed: int) -> dict[str, Any]:
         found["attribution"] = response.explanation.as_json()
     if response.doubt is not None:
         found["uncertainty"] = response.doubt.as_json()
+    if response.plan is not None:
+        found["plan"] = response.plan.as_json()
     return found
 
 
@@ -272,6 +292,8 @@ def _show(model: Model, response: Response, number: int, explain: bool) -> None:
         show_population(response.population, with_texts=explain)
     if explain:
         _explain(model, response)
+        if response.plan is not None:
+            guiding.show_plan(response.plan)
 
 
 def _explain(model: Model, response: Response) -> None:

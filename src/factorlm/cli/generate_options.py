@@ -10,6 +10,7 @@ import typer
 
 from factorlm.cli import faders
 
+guides_option = functools.partial(typer.Option, rich_help_panel="Guides of meaning")
 factors_option = functools.partial(typer.Option, rich_help_panel="Factors")
 language_option = functools.partial(typer.Option, rich_help_panel="Formal language")
 sampler_option = functools.partial(typer.Option, rich_help_panel="Sampler")
@@ -25,6 +26,24 @@ Budget = Annotated[
 ]
 Decorrelate = Annotated[
     bool, factors_option("--decorrelate", help="Refit exponents so that factors that push alike count once.")
+]
+Guide = Annotated[
+    list[str],
+    guides_option(
+        "--guide",
+        help="NAME=STRENGTH: what the text shall mean, by a guide's name or words such as topic:sports; 5 is clear.",
+    ),
+]
+Meanings = Annotated[
+    Path | None, guides_option("--meanings", help="Folder that guide fit-model wrote; what is shipped by default.")
+]
+Decoder = Annotated[
+    str, guides_option("--decoder", help="How a meaning is told: soft or bias; by default what was better.")
+]
+Emphasis = Annotated[float, guides_option("--emphasis", help="Power of what a meaning changes; above 1 is blunter.")]
+MeaningSteps = Annotated[int, guides_option("--meaning-steps", min=1, help="Of denoising.")]
+MeaningParticles = Annotated[
+    int, guides_option("--meaning-particles", min=0, help="Draw meanings by so many particles: exact in the limit.")
 ]
 JsonSchema = Annotated[
     Path | None, language_option("--json-schema", help="File with a JSON schema that each text must fit.")

@@ -29,6 +29,9 @@ def train(
     negative: Annotated[Path, typer.Option("--negative", help="Texts that do not, one a line.")],
     description: Annotated[str, typer.Option("--description", help="One line for lists.")] = "",
     licence: Annotated[str, typer.Option("--licence", help="Of the texts.")] = "unspecified",
+    encoder: Annotated[
+        str, typer.Option("--encoder", help="minilm, or a folder; that of the meanings to be guided.")
+    ] = ENCODER,
     seed: Annotated[int, typer.Option("--seed", help="Of what is left out to measure on.")] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Supersede a guide of that name.")] = False,
 ) -> None:
@@ -51,10 +54,10 @@ def train(
         raise InputError(f"{len(both)} texts stand in both files, such as {min(both)[:60]!r}; take them out of one")
     settings = GuideLearning(seed=seed)
     check_enough(len(texts[0]), len(texts[1]), settings)
-    vectors = _encoded([*texts[0], *texts[1]])
+    vectors = _encoded([*texts[0], *texts[1]], encoder)
     weight_D, bias, quality = learn_guide(vectors[: len(texts[0])], vectors[len(texts[0]) :], settings)
     card = GuideCard(
-        name=name, description=description, label=f"{positive} against {negative}", encoder=ENCODER,
+        name=name, description=description, label=f"{positive} against {negative}", encoder=encoder,
         width=len(weight_D), num_positive=len(texts[0]), num_negative=len(texts[1]), quality=quality,
         sources=(str(positive), str(negative)), licence=licence,
     )  # fmt: skip
@@ -111,7 +114,7 @@ def score(
     lines = decode_lines(sys.stdin.buffer.read(), "standard input") if file == "-" else read_lines(file)
     if not lines:
         raise InputError(f"at least one text is needed, got none in {file}; write one text a line")
-    prob_B = guide.prob(_encoded(lines)).tolist()
+    prob_B = guide.prob(_encoded(lines, guide.card.encoder)).tolist()
     if as_json:
         for text, prob in zip(lines, prob_B, strict=True):
             print_json({"text": text, "guide": name, "prob": prob})
@@ -125,16 +128,15 @@ def score(
 
 
 def _guides() -> Guides:
-    from factorlm.diffusion.guide_files import Guides
-    from factorlm.factors.store import default_stores
+    from factorlm.inference.guided import all_guides
 
-    return Guides(default_stores()[0].folder)
+    return all_guides()
 
 
-def _encoded(texts: list[str]) -> Tensor:
+def _encoded(texts: list[str], name: str) -> Tensor:
     from factorlm.cli.terminal import progress
     from factorlm.models.vectors import load_encoder
 
-    encoder = load_encoder(ENCODER)
+    encoder = load_encoder(name)
     with progress() as report:
         return encoder.encode(texts, lambda done, total: report("reading texts", done, total))

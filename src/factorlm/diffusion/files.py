@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from factorlm.diffusion.collection import Collection
 from factorlm.diffusion.decoders import PlanNetwork, PlanSettings
 from factorlm.diffusion.denoiser import Denoiser, DenoiserSettings
 from factorlm.diffusion.guides import Standard
@@ -96,6 +97,8 @@ def save(
     }  # fmt: skip
     for name, standard in (("before", meanings.before), ("after", meanings.after)):
         tensors |= {f"{name}/mean": standard.mean_D, f"{name}/deviation": standard.deviation_D}
+    if meanings.collection is not None:
+        tensors |= {f"collection/{key}": tensor for key, tensor in meanings.collection.tensors().items()}
     card = MeaningsCard(
         base=meanings.lm.name, fingerprint=meanings.lm.fingerprint, encoder=encoder,
         num_condition=len(meanings.before.mean_D), num_latent=len(meanings.after.mean_D),
@@ -148,4 +151,6 @@ def load(path: Path | str, lm: CausalLM, encode: Encode) -> Meanings:
     for network, name in ((denoiser, "denoiser"), (soft, "soft"), (bias, "bias")):
         if network is not None:
             fill(network, name)
-    return Meanings(lm, encode, standards[0], standards[1], denoiser, soft, bias, card.trust)
+    shown = {key: tensors[f"collection/{key}"] for key in ("vectors", "texts") if f"collection/{key}" in tensors}
+    collection = Collection.read(shown) if len(shown) == 2 else None
+    return Meanings(lm, encode, standards[0], standards[1], denoiser, soft, bias, card.trust, collection)

@@ -12,18 +12,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from factorlm.diffusion.checks import measure_decoders, measure_proposals
+from factorlm.diffusion.collection import Collection
 from factorlm.diffusion.decoding import BiasLearning, Examples, SoftLearning, learn_bias, learn_soft
 from factorlm.diffusion.files import Origin
 from factorlm.diffusion.guides import Standard
 from factorlm.diffusion.learning import DenoiserLearning, learn_denoiser
-from factorlm.diffusion.meanings import Encode, Meanings, Proposing
+from factorlm.diffusion.meanings import DecoderKind, Encode, Meanings, Proposing
 from factorlm.diffusion.windows import Window, WindowSettings, windows_of
 from factorlm.errors import InputError
 from factorlm.models import CausalLM
@@ -32,7 +33,6 @@ from factorlm.settings import Config
 
 LEAST_WINDOWS = 40  # to learn from
 MOST_HELD_OUT = 0.2  # of the texts
-DecoderKind = Literal["bias", "soft"]
 
 
 class MeaningsFitting(Config):
@@ -43,6 +43,7 @@ class MeaningsFitting(Config):
         most: windows that the denoiser learns from, at most.
         decoded: of these, windows that decoders learn from, at most.
         held_out: windows of other texts to measure on, at most.
+        shown: continuations that are kept as they are, by which latents are shown; 0 keeps no text.
         decoders: that are learned.
         denoiser: how it is learned.
         bias: how the bias decoder is learned.
@@ -54,6 +55,7 @@ class MeaningsFitting(Config):
     most: PositiveInt = 40_000
     decoded: PositiveInt = 6_000
     held_out: PositiveInt = 300
+    shown: Annotated[int, Field(ge=0)] = 2000
     decoders: tuple[DecoderKind, ...] = ("bias", "soft")
     denoiser: DenoiserLearning = DenoiserLearning()
     bias: BiasLearning = BiasLearning()
@@ -120,7 +122,7 @@ def fit_meanings(
         return folder / f"{name}.safetensors" if folder is not None else None
 
     denoiser = learn_denoiser(latent_NC, condition_NC, settings.denoiser, checkpoint=kept("denoiser"), report=report)
-    meanings = Meanings(lm, encode, before, after, denoiser.requires_grad_(False))
+    meanings = Meanings(lm, encode, before, after, denoiser.requires_grad_(False), collection=_shown(train, settings))
     examples = train.examples(lm, after, settings.decoded)
     if "bias" in settings.decoders:
         bias = learn_bias(lm, examples, settings.bias, checkpoint=kept("bias"), report=report)
@@ -131,6 +133,13 @@ def fit_meanings(
     measured = worth(meanings, held_out, settings, report)
     changes = {"num_windows": len(learned_from), "measured": measured, "seconds": round(time.monotonic() - began, 1)}
     return meanings, origin.model_copy(update=changes)
+
+
+def _shown(train: Encoded, settings: MeaningsFitting) -> Collection | None:
+    if not settings.shown:
+        return None
+    texts = [w.continuation.strip() for w in train.windows]
+    return Collection.of(texts, train.after_NC, settings.shown, settings.seed)
 
 
 def cut(lm: CausalLM, texts: Sequence[str], settings: MeaningsFitting) -> tuple[list[Window], list[Window]]:

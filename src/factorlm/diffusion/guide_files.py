@@ -1,18 +1,19 @@
-"""Guides on disk: `.guides/NAME` in a store, beside its factors; a folder of `guide.json` and `weights.safetensors`."""
+"""Guides on disk: `.guides/NAME` in a store, beside its factors; folders of `guide.json` and `weights.safetensors`."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from factorlm.diffusion.guidance import Guide
 from factorlm.diffusion.guides import GuideQuality, LinearGuide, Standard
-from factorlm.errors import InputError, IntegrityError, UnknownNameError
+from factorlm.errors import IncompatibleError, InputError, IntegrityError, UnknownNameError
 from factorlm.models.card_folder import Card, CardFolder
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
@@ -48,6 +49,14 @@ class GuideCard(Card):
     licence: str = "unspecified"
 
 
+class LatentGuide(Guide, Protocol):
+    """A guide that can be turned round."""
+
+    @property
+    def opposite(self) -> LatentGuide:
+        """Of what it is for not being so."""
+
+
 FOLDER = CardFolder("guide", "guide.json", GuideCard, "factorlm guide train", "train the guide anew")
 
 
@@ -78,23 +87,37 @@ class KeptGuide:
         return torch.sigmoid(vector_BD @ self.weight_D + self.bias)
 
     def on(self, standard: Standard) -> LinearGuide:
-        """The guide of latents that stand for vectors in this way."""
+        """The guide of latents that stand for vectors in this way.
+
+        Raises:
+            IncompatibleError: if the vectors are of another size.
+        """
+        if len(standard.mean_D) != self.card.width:
+            raise IncompatibleError(
+                f"the guide {self.card.name!r} reads vectors of {self.card.width} numbers by {self.card.encoder}, got "
+                f"meanings of {len(standard.mean_D)}; train it with their encoder"
+            )
         return LinearGuide(self.weight_D, self.bias, standard)
 
 
 class Guides:
-    """The guides of a store.
+    """Guides in folders, one of which new ones are written to.
 
     Args:
-        store: the folder of its factors.
+        folder: of the user's own guides.
+        others: folders that are read behind it; a guide of the same name stands before theirs.
     """
 
-    def __init__(self, store: Path) -> None:
-        self.folder = store / ".guides"
+    def __init__(self, folder: Path, *others: Path) -> None:
+        self.folder, self.others = folder, others
 
     def names(self) -> list[str]:
         """Of all guides, sorted."""
-        return sorted(path.name for path in self.folder.glob("*") if FOLDER.is_one(path))
+        return sorted(self._places())
+
+    def _places(self) -> dict[str, Path]:
+        folders = (*reversed(self.others), self.folder)
+        return {path.name: path for folder in folders for path in folder.glob("*") if FOLDER.is_one(path)}
 
     def check_name(self, name: str, *, replace: bool = False) -> None:
         """Raise InputError if a guide of this name could not be saved."""
@@ -122,10 +145,11 @@ class Guides:
             UnknownNameError: if there is none; near names are listed.
             IntegrityError: if a file is not what the card says.
         """
-        if name not in self.names():
-            raise UnknownNameError.of("guide", name, self.names(), "factorlm guide train makes one")
-        card, tensors = FOLDER.read(self.folder / name)
+        places = self._places()
+        if name not in places:
+            raise UnknownNameError.of("guide", name, sorted(places), "factorlm guide train makes one")
+        card, tensors = FOLDER.read(places[name])
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         if shapes != {"weight": (card.width,), "bias": (1,)}:
-            raise IntegrityError(f"{card.width} weights and a bias are needed in {self.folder / name}; train it anew")
+            raise IntegrityError(f"{card.width} weights and a bias are needed in {places[name]}; train it anew")
         return KeptGuide(card, tensors["weight"], float(tensors["bias"]))

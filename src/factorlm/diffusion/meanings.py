@@ -6,7 +6,7 @@ component of a latent is the language model that has it in mind. A latent is dra
 Source: Lovelace et al. (2024), arXiv:2408.04220.
 """
 
-# Axes: B rows, C texts of a collection, D numbers of a latent, G guides, S steps.
+# Axes: B rows, C numbers of a condition, D numbers of a latent, G guides, S steps.
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from factorlm.diffusion.collection import Collection
 from factorlm.diffusion.decoders import BiasDecoder, PlanNetwork, SoftDecoder
 from factorlm.diffusion.decoding import bias_decoder, soft_decoder
 from factorlm.diffusion.denoiser import Denoiser
@@ -32,6 +33,8 @@ from factorlm.settings import Config
 
 Encode = Callable[[Sequence[str]], Tensor]
 """From texts to vectors of length one, [B, D]."""
+
+DecoderKind = Literal["soft", "bias"]
 
 FEW_STEPS = Denoising(method="dpm", steps=20, most=4.0)
 
@@ -83,6 +86,7 @@ class Meanings:
         soft: makes plans of latents; None if it was not learned.
         bias: makes biases of latents; None if it was not learned.
         trust: log-SNR to which a proposal is noised for the decoder of plans, which was learned with noise, in nats.
+        collection: real sentences, by which latents are shown and guides made of words.
     """
 
     lm: CausalLM
@@ -93,6 +97,7 @@ class Meanings:
     soft: PlanNetwork | None = None
     bias: nn.Linear | None = None
     trust: float = 2.944  # a share of 0.95 of the variance is signal, as published
+    collection: Collection | None = None
 
     def propose(
         self, prefixes: Sequence[str], generator: Randomness, settings: Proposing, *,
@@ -137,7 +142,7 @@ class Meanings:
         return Proposal(latent_BD, self.after.vector(latent_BD), probs_SGB, torch.empty(0))
 
     def decoder(
-        self, latent_BD: Tensor, generator: Randomness, kind: Literal["soft", "bias"] = "soft"
+        self, latent_BD: Tensor, generator: Randomness, kind: DecoderKind = "soft"
     ) -> SoftDecoder | BiasDecoder:
         """The language model with a latent in mind for each row.
 
@@ -150,12 +155,10 @@ class Meanings:
             return soft_decoder(self.lm, self.soft, noised(latent_BD, noise_BD, log_snr_B), self.trust)
         if kind == "bias" and self.bias is not None:
             return bias_decoder(self.lm, self.bias, latent_BD)
-        known = [name for name, network in (("soft", self.soft), ("bias", self.bias)) if network is not None]
-        raise InputError(f"a decoder of the kind {kind} was not learned; there are: {', '.join(known) or 'none'}")
+        raise InputError(f"a decoder of the kind {kind} was not learned; there are: {', '.join(self.kinds) or 'none'}")
 
-
-def nearest(vector_BD: Tensor, vector_CD: Tensor, number: int) -> list[list[tuple[int, float]]]:
-    """For each vector of length one the most similar ones of a collection, with their cosines, best first."""
-    found = (vector_BD @ vector_CD.T).topk(min(number, len(vector_CD)), dim=1)
-    pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-    return [list(zip(places, cosines, strict=True)) for places, cosines in pairs]
+    @property
+    def kinds(self) -> tuple[DecoderKind, ...]:
+        """Of decoders that were learned."""
+        known: tuple[tuple[DecoderKind, object], ...] = (("soft", self.soft), ("bias", self.bias))
+        return tuple(kind for kind, network in known if network is not None)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from factorlm.inference.explanation import Explanation
+    from factorlm.inference.plans import Plan
+
+WIDE, HIGH = 460, 150  # of the picture of a plan, in pixels
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
@@ -20,6 +23,8 @@ h1 { font-size: 1.35rem; margin-bottom: .2rem; } h2 { font-size: 1.05rem; margin
 .against { text-decoration: underline dotted; text-underline-offset: .2em; }
 .key { display: inline-block; margin-right: 1.2rem; white-space: nowrap; }
 .key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
+.steps { max-width: 32rem; width: 100%; font-size: 11px; fill: currentColor; } .steps text { opacity: .7; }
+.near td { text-align: left; white-space: normal; } h3 { font-size: .95rem; margin-bottom: .3rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; width: 100%; }
 th, td { text-align: right; padding: .18rem .55rem; border-bottom: 1px solid var(--soft);
          font-variant-numeric: tabular-nums; }
@@ -27,9 +32,13 @@ th:first-child, td:first-child { text-align: left; font-family: ui-monospace, mo
 """
 
 
-def page(title: str, explanations: Sequence[Explanation]) -> str:
-    """All explanations, one section each."""
-    sections = "".join(_section(number, e) for number, e in enumerate(explanations, 1))
+def page(title: str, explanations: Sequence[Explanation], plans: Sequence[Plan | None] = ()) -> str:
+    """All explanations, one section each, with the plan of each text where there was one."""
+    planned = [*plans, *[None] * (len(explanations) - len(plans))]
+    sections = "".join(
+        _section(number, e) + (_plan(plan) if plan else "")
+        for number, (e, plan) in enumerate(zip(explanations, planned, strict=True), 1)
+    )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
@@ -84,4 +93,45 @@ def _section(number: int, e: Explanation) -> str:
         f"<h2>{number}. {html.escape(formula)}</h2><p>{keys}</p><p class='text'>{''.join(pieces)}</p>"
         f'<p class="note">{summary}</p><details><summary>All tokens</summary><div class="wide"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"
+    )
+
+
+def _plan(plan: Plan) -> str:
+    """Guide probabilities over the steps, and the real sentences that the plan is like."""
+    from factorlm.inference.explanation import COLOURS
+
+    rows = "".join(f"<tr><td>{cosine:.2f}</td><td>{html.escape(text)}</td></tr>" for text, cosine in plan.nearest)
+    keys = "".join(
+        f'<span class="key"><i style="background:{COLOURS[k % len(COLOURS)]}"></i>{html.escape(name)}='
+        f"{plan.strengths[k]:g}: plan {plan.planned[k]:.2f}"
+        + (f", text {plan.written[k]:.2f}" if plan.written else "")
+        + "</span>"
+        for k, name in enumerate(plan.guides)
+    )
+    heeded = "" if plan.likeness is None else f" The text has a cosine of {plan.likeness:.2f} to the plan."
+    nearest = f'<div class="wide"><table class="near"><tbody>{rows}</tbody></table></div>' if rows else ""
+    note = f'<p class="note">{"Real sentences nearest to the plan." if rows else ""}{heeded}</p>'
+    return f"<h3>Plan</h3><p>{keys}</p>{_steps(plan)}{note}{nearest}"
+
+
+def _steps(plan: Plan) -> str:
+    from factorlm.inference.explanation import COLOURS
+
+    if len(plan.probs) < 2 or not plan.guides:
+        return ""
+    last = len(plan.probs) - 1
+    lines = "".join(
+        f'<polyline fill="none" stroke="{COLOURS[k % len(COLOURS)]}" stroke-width="2" points="'
+        + " ".join(f"{WIDE * i / last:.1f},{HIGH * (1 - step[k]):.1f}" for i, step in enumerate(plan.probs))
+        + f'"><title>{html.escape(name)}</title></polyline>'
+        for k, name in enumerate(plan.guides)
+    )
+    frame = f'<path d="M0 0V{HIGH}H{WIDE}" fill="none" stroke="currentColor" stroke-opacity=".4"/>'
+    marks = "".join(
+        f'<text x="-6" y="{HIGH * (1 - share) + 4:.0f}" text-anchor="end">{share:g}</text>' for share in (0, 0.5, 1)
+    )
+    ends = f'<text x="0" y="{HIGH + 16}">noise</text><text x="{WIDE}" y="{HIGH + 16}" text-anchor="end">plan</text>'
+    return (
+        f'<svg class="steps" viewBox="-34 -8 {WIDE + 44} {HIGH + 30}" role="img" '
+        f'aria-label="Probability by each guide over the steps of denoising">{frame}{marks}{ends}{lines}</svg>'
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from factorlm.inference.doubt import Doubt
 from factorlm.inference.explanation import Explanation
+from factorlm.inference.plans import Plan
 from factorlm.inference.population import Population
 
 
@@ -29,6 +30,7 @@ class Response:
         population: the particles that it was drawn from, if it was.
         component: of a prior, that wrote it, if one did.
         doubt: what the prior did not know at each token, if there was one and an explanation was asked for.
+        plan: the meaning that was drawn for it, if a diffusion over meanings drew one.
     """
 
     prompt: str
@@ -43,6 +45,7 @@ class Response:
     population: Population | None = None
     component: str | None = None
     doubt: Doubt | None = None
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True)
