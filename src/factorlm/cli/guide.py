@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factorlm.cli.guide_fit import fit_model
+from factorlm.cli.guide_fit import build, fit_model
 from factorlm.cli.options import Json
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 app.command("fit-model")(fit_model)
+app.command("build")(build)
 Name = Annotated[str, typer.Argument(help="Name of the guide.")]
 ENCODER = "minilm"
 

@@ -116,3 +116,35 @@ def _texts(corpus: list[Path], raw: bool) -> list[str]:
     if not texts:
         raise InputError(f"at least one text is needed, got none in {', '.join(map(str, corpus))}")
     return texts
+
+
+def build(
+    names: Annotated[list[str] | None, typer.Argument(help="Guides with a recipe; all of them by default.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of data sets (default: $FACTORLM_DATA).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of guides (default: your store's).")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Supersede guides that are there.")] = False,
+) -> None:
+    """Make the guides of the package anew from their data sets.
+
+    Example: factorlm guide build positive --data DATA_FOLDER --out guides
+    """
+    from factorlm.cli.terminal import console, progress
+    from factorlm.diffusion.guide_files import Guides
+    from factorlm.evaluation.corpora import DataFolder
+    from factorlm.evaluation.guided.recipes import RECIPES, make_guide, recipe_named
+    from factorlm.inference.guided import all_guides
+    from factorlm.models.vectors import load_encoder
+
+    guides = Guides(out) if out else all_guides()
+    recipes = [recipe_named(name) for name in names] if names else list(RECIPES)
+    for recipe in recipes:
+        guides.check_name(recipe.name, replace=replace)
+    encoder, folder = load_encoder(), DataFolder(data) if data else DataFolder.default()
+    for recipe in recipes:
+        with progress() as report:
+            guide = make_guide(
+                recipe, folder, lambda some: encoder.encode(some, lambda n, total: report("reading texts", n, total))
+            )
+        guides.save(guide, replace=replace)
+        quality = guide.card.quality
+        console.print(f"[bold]{recipe.name}[/bold]: accuracy {quality.accuracy:.3f}, AUC {quality.auc:.3f}")
