@@ -156,7 +156,7 @@ class GuidedPrior:
         return self._with(found.latent_BD, self._random(rows, numbers, seed, DECODING), apart=apart), found
 
     def with_plans(self, responses: Sequence[Response], proposal: Proposal) -> list[Response]:
-        """Responses with the plans that they were written by."""
+        """Responses with the plans that they were written by, and their log probability under the base without one."""
         if len(responses) != len(proposal.latent_BD):
             raise InputError(f"a response for each plan is needed, got {len(responses)} for {len(proposal.latent_BD)}")
         written = [n for n, response in enumerate(responses) if response.text.strip()]
@@ -165,12 +165,14 @@ class GuidedPrior:
         collection = self.meanings.collection
         nearest = collection.nearest(proposal.vector_BD, NEAREST) if collection else [[]] * len(responses)
         planned_BG = self._probs(proposal.vector_BD)
+        base_B = self._base_log_prob(responses)
         found = []
         for b, response in enumerate(responses):
             own = vectors[[places[b]]] if vectors is not None and b in places else None
             found.append(
                 replace(
                     response,
+                    base_log_prob=base_B[b],
                     plan=Plan(
                         guides=tuple(self.guides),
                         strengths=tuple(self.strengths[name] for name in self.guides),
@@ -257,6 +259,14 @@ class GuidedPrior:
             return Model(unflatten([Term(decoder, first.exponent), *others]), lm)
         plan = Named("plan", Product((decoder, Power(lm, -1.0))))
         return Model(unflatten([first, Term(plan, emphasis * first.exponent), *others]), lm)
+
+    def _base_log_prob(self, responses: Sequence[Response]) -> list[float]:
+        base, found = self.model.terms[0].as_factor(), list[float]()
+        for start in range(0, len(responses), TOGETHER):
+            some = responses[start : start + TOGETHER]
+            texts = pad_left([list(r.prompt_ids) for r in some]), pad_right([list(r.token_ids) for r in some])
+            found += read(base, *texts).log_prob_BT.double().sum(1).tolist()
+        return found
 
     def _turned(self, prob_G: Tensor) -> tuple[float, ...]:
         """Probabilities of what guides are for, from those of what was wanted."""

@@ -21,6 +21,7 @@ SUITES = {
     "rivals": "Ours and other ways of steering, side by side: attribute rate against perplexity and variety.",
     "factorised": "Factors against one fine-tuned model and one instruction, as constraints are added.",
     "prior": "A distribution over models: rival worlds, evidence, real text, steering, layer selection.",
+    "guided": "Steering by meaning: signals, control against other ways, two guides at once, latents, time.",
 }  # each is a module of this package with `Settings` and `run`
 
 
