@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -39,13 +40,16 @@ def test_latents_are_standard_and_come_back() -> None:
         Standard.of(vector_ND[:1])
 
 
-def test_a_guide_is_a_calibrated_classifier() -> None:
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_a_guide_is_a_calibrated_classifier(kind: Literal["linear", "mlp"]) -> None:
     """Of 3,000 fresh texts, those that it gives a probability near p have the label in a share near p."""
-    weight_D, bias, quality = learn_guide(vectors(400, 0.8, 1), vectors(1200, -0.8, 2))
+    found = learn_guide(vectors(400, 0.8, 1), vectors(1200, -0.8, 2), GuideLearning(kind=kind))
+    quality = found.quality
     assert quality.num_texts == 320
     fresh_ND = torch.cat([vectors(1500, 0.8, 3), vectors(1500, -0.8, 4)])
     label_N = torch.tensor([1.0] * 1500 + [0.0] * 1500)
-    prob_N = torch.sigmoid(fresh_ND @ weight_D + bias)
+    unchanged = Standard(torch.zeros(WIDTH), torch.ones(WIDTH))
+    prob_N = LinearGuide(found.weight_D, found.bias, unchanged, found.hidden).log_prob(fresh_ND).exp()
     accuracy = float(((prob_N > 0.5) == (label_N == 1)).float().mean())
     assert accuracy == pytest.approx(quality.accuracy, abs=0.08)  # of 80 and 240 texts: 3 standard errors
     assert accuracy > 0.75
@@ -55,6 +59,17 @@ def test_a_guide_is_a_calibrated_classifier() -> None:
         inside_N = (prob_N >= low) & (prob_N < low + 0.2)
         # Balanced, though there were three times as many texts without the label; 0.1 is 3 errors of 200 texts.
         assert abs(float((label_N - prob_N)[inside_N].mean())) < 0.1, low
+
+
+def test_a_hidden_layer_learns_what_a_plane_cannot() -> None:
+    """Texts with the label lie at both ends of a line, the others in its middle."""
+    one_ND, other_ND, middle_ND = vectors(300, 2.5, 1), vectors(300, -2.5, 2), vectors(600, 0.0, 3)
+    ends_ND = torch.cat([one_ND, other_ND])
+    linear, mlp = (
+        learn_guide(ends_ND, middle_ND, GuideLearning(kind=kind, weight_decays=(0.01,))) for kind in ("linear", "mlp")
+    )
+    assert linear.quality.auc < 0.65
+    assert mlp.quality.auc > 0.75
 
 
 def test_opposites_and_log_probabilities_by_hand() -> None:
@@ -68,9 +83,9 @@ def test_opposites_and_log_probabilities_by_hand() -> None:
 
 def test_guidance_through_the_map_moves_vectors_to_the_label() -> None:
     both_ND = torch.cat([vectors(400, 0.8, 1), vectors(400, -0.8, 2)])
-    weight_D, bias, _ = learn_guide(both_ND[:400], both_ND[400:])
+    found = learn_guide(both_ND[:400], both_ND[400:])
     standard = Standard.of(both_ND)
-    guide = LinearGuide(weight_D, bias, standard)
+    guide = LinearGuide(found.weight_D, found.bias, standard)
     # A Gaussian around each of some latents is a prior over all of them.
     latent_ND = standard.latent(both_ND[::8])
     prior = Gaussians(torch.full((100,), -math.log(100)), latent_ND, torch.full((100,), 0.3))

@@ -33,6 +33,9 @@ def train(
     encoder: Annotated[
         str, typer.Option("--encoder", help="minilm, or a folder; that of the meanings to be guided.")
     ] = ENCODER,
+    kind: Annotated[
+        str, typer.Option("--kind", help="linear (logistic regression) or mlp (with a small hidden layer).")
+    ] = "linear",
     seed: Annotated[int, typer.Option("--seed", help="Of what is left out to measure on.")] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Supersede a guide of that name.")] = False,
 ) -> None:
@@ -45,7 +48,7 @@ def train(
     from factorlm.cli.terminal import console
     from factorlm.diffusion.guide_files import GuideCard, KeptGuide
     from factorlm.diffusion.guides import GuideLearning, check_enough, learn_guide
-    from factorlm.errors import InputError
+    from factorlm.errors import InputError, UnknownNameError
     from factorlm.factors.examples import read_lines
 
     guides = _guides()
@@ -53,16 +56,19 @@ def train(
     texts = [list(dict.fromkeys(read_lines(path))) for path in (positive, negative)]
     if both := set(texts[0]) & set(texts[1]):
         raise InputError(f"{len(both)} texts stand in both files, such as {min(both)[:60]!r}; take them out of one")
-    settings = GuideLearning(seed=seed)
+    if kind not in ("linear", "mlp"):
+        raise UnknownNameError.of("kind of guide", kind, ("linear", "mlp"))
+    settings = GuideLearning(seed=seed, kind=kind)  # type: ignore[arg-type]
     check_enough(len(texts[0]), len(texts[1]), settings)
     vectors = _encoded([*texts[0], *texts[1]], encoder)
-    weight_D, bias, quality = learn_guide(vectors[: len(texts[0])], vectors[len(texts[0]) :], settings)
+    found = learn_guide(vectors[: len(texts[0])], vectors[len(texts[0]) :], settings)
+    quality = found.quality
     card = GuideCard(
         name=name, description=description, label=f"{positive} against {negative}", encoder=encoder,
-        width=len(weight_D), num_positive=len(texts[0]), num_negative=len(texts[1]), quality=quality,
-        sources=(str(positive), str(negative)), licence=licence,
+        width=vectors.shape[1], units=0 if found.hidden is None else len(found.weight_D), num_positive=len(texts[0]),
+        num_negative=len(texts[1]), quality=quality, sources=(str(positive), str(negative)), licence=licence,
     )  # fmt: skip
-    folder = guides.save(KeptGuide(card, weight_D, bias), replace=replace)
+    folder = guides.save(KeptGuide(card, found.weight_D, found.bias, found.hidden), replace=replace)
     console.print(
         f"[bold]{name}[/bold]: held-out accuracy {quality.accuracy:.3f}, AUC {quality.auc:.3f}, {quality.log_loss:.3f} "
         f"nats a label ({quality.num_texts} texts); in {escape(str(folder))}",

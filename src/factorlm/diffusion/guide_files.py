@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from factorlm.diffusion.guidance import Guide
-from factorlm.diffusion.guides import GuideQuality, LinearGuide, Standard
+from factorlm.diffusion.guides import GuideQuality, Hidden, LinearGuide, Standard
 from factorlm.errors import IncompatibleError, InputError, IntegrityError, UnknownNameError
 from factorlm.models.card_folder import Card, CardFolder
 
@@ -29,6 +29,7 @@ class GuideCard(Card):
         label: what its probability is of.
         encoder: name of what makes vectors of texts.
         width: numbers of a vector.
+        units: of the hidden layer; 0 for logistic regression.
         num_positive: texts with the label that it learned from.
         num_negative: texts without.
         quality: on texts left out.
@@ -42,6 +43,7 @@ class GuideCard(Card):
     label: str = ""
     encoder: str
     width: PositiveInt
+    units: Annotated[int, Field(ge=0)] = 0
     num_positive: PositiveInt
     num_negative: PositiveInt
     quality: GuideQuality
@@ -66,13 +68,15 @@ class KeptGuide:
 
     Attributes:
         card: what is said of it.
-        weight_D: by which the numbers of a vector count.
+        weight_D: by which the numbers of a vector, or of the hidden layer, count.
         bias: of the logit.
+        hidden: the layer; None for logistic regression.
     """
 
     card: GuideCard
     weight_D: Tensor
     bias: float
+    hidden: Hidden | None = None
 
     def prob(self, vector_BD: Tensor) -> Tensor:
         """Probability of the label given vectors of length one, [B].
@@ -84,7 +88,8 @@ class KeptGuide:
             raise InputError(
                 f"vectors of {self.card.width} numbers, by {self.card.encoder}, are needed, got {vector_BD.shape[1]}"
             )
-        return torch.sigmoid(vector_BD @ self.weight_D + self.bias)
+        read_BD = vector_BD if self.hidden is None else self.hidden(vector_BD)
+        return torch.sigmoid(read_BD @ self.weight_D + self.bias)
 
     def on(self, standard: Standard) -> LinearGuide:
         """The guide of latents that stand for vectors in this way.
@@ -97,7 +102,7 @@ class KeptGuide:
                 f"the guide {self.card.name!r} reads vectors of {self.card.width} numbers by {self.card.encoder}, got "
                 f"meanings of {len(standard.mean_D)}; train it with their encoder"
             )
-        return LinearGuide(self.weight_D, self.bias, standard)
+        return LinearGuide(self.weight_D, self.bias, standard, self.hidden)
 
 
 class Guides:
@@ -135,6 +140,8 @@ class Guides:
         self.check_name(guide.card.name, replace=replace)
         place = self.folder / guide.card.name
         tensors = {"weight": guide.weight_D, "bias": torch.tensor([guide.bias], dtype=torch.float64)}
+        if guide.hidden is not None:
+            tensors |= {"hidden_weight": guide.hidden.weight_HD, "hidden_bias": guide.hidden.bias_H}
         FOLDER.write(place, guide.card, tensors, replace=replace)
         return place
 
@@ -150,6 +157,10 @@ class Guides:
             raise UnknownNameError.of("guide", name, sorted(places), "factorlm guide train makes one")
         card, tensors = FOLDER.read(places[name])
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-        if shapes != {"weight": (card.width,), "bias": (1,)}:
-            raise IntegrityError(f"{card.width} weights and a bias are needed in {places[name]}; train it anew")
-        return KeptGuide(card, tensors["weight"], float(tensors["bias"]))
+        wanted: dict[str, tuple[int, ...]] = {"weight": (card.units or card.width,), "bias": (1,)}
+        if card.units:
+            wanted |= {"hidden_weight": (card.units, card.width), "hidden_bias": (card.units,)}
+        if shapes != wanted:
+            raise IntegrityError(f"the numbers in {places[name]} are not those of its card; train it anew")
+        hidden = Hidden(tensors["hidden_weight"], tensors["hidden_bias"]) if card.units else None
+        return KeptGuide(card, tensors["weight"], float(tensors["bias"]), hidden)

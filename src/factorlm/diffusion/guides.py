@@ -8,13 +8,15 @@ between them, and forgetting either half of it would silently make a guide worth
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
@@ -57,22 +59,43 @@ class Standard:
 
 
 @dataclass(frozen=True, eq=False)
-class LinearGuide:
-    """Log probability of a label by logistic regression; a `guidance.Guide`.
+class Hidden:
+    """A layer between vector and logit: what is above zero of a linear map.
 
     Attributes:
-        weight_D: by which the numbers of a vector count.
+        weight_HD: of the map.
+        bias_H: of the map.
+    """
+
+    weight_HD: Tensor
+    bias_H: Tensor
+
+    def __call__(self, vector_BD: Tensor) -> Tensor:
+        """Numbers of the layer, [B, H]."""
+        return torch.relu(vector_BD @ self.weight_HD.T + self.bias_H)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearGuide:
+    """Log probability of a label by logistic regression, maybe behind a hidden layer; a `guidance.Guide`.
+
+    Attributes:
+        weight_D: by which the numbers of a vector, or of the hidden layer, count.
         bias: of the logit.
         standard: from latents to vectors.
+        hidden: the layer, which makes it a small multilayer perceptron; None for logistic regression.
     """
 
     weight_D: Tensor
     bias: float
     standard: Standard
+    hidden: Hidden | None = None
 
     def log_prob(self, latent_BD: Tensor) -> Tensor:
         """See Guide."""
-        return logsigmoid(self.standard.vector(latent_BD) @ self.weight_D + self.bias)
+        vector_BD = self.standard.vector(latent_BD)
+        read_BD = vector_BD if self.hidden is None else self.hidden(vector_BD)
+        return logsigmoid(read_BD @ self.weight_D + self.bias)
 
     @property
     def opposite(self) -> LinearGuide:
@@ -84,13 +107,19 @@ class GuideLearning(Config):
     """How a guide is learned.
 
     Attributes:
+        kind: linear is logistic regression; mlp has a hidden layer before it.
         inverse_penalties: of the regression; the one with the best held-out likelihood is taken.
+        units: of the hidden layer.
+        weight_decays: of the multilayer perceptron; the one with the best held-out likelihood is taken.
         folds: of the texts, for that choice and for calibration.
         held_out: share of the texts on which the quality is measured; the guide then learns from all.
         seed: of the folds.
     """
 
+    kind: Literal["linear", "mlp"] = "linear"
     inverse_penalties: tuple[PositiveFloat, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+    units: PositiveInt = 32
+    weight_decays: tuple[PositiveFloat, ...] = (0.1, 1.0, 10.0)
     folds: Annotated[int, Field(ge=2)] = 5
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     seed: int = 0
@@ -112,10 +141,40 @@ class GuideQuality(Config):
     num_texts: int
 
 
-def learn_guide(
-    positive_ND: Tensor, negative_ND: Tensor, settings: GuideLearning | None = None
-) -> tuple[Tensor, float, GuideQuality]:
-    """Weights [D] and bias of calibrated logistic regression of vectors of length one, and its quality.
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Numbers of a guide, and what they are worth.
+
+    Attributes:
+        weight_D: see LinearGuide.
+        bias: see LinearGuide.
+        hidden: see LinearGuide.
+        quality: on texts left out.
+    """
+
+    weight_D: Tensor
+    bias: float
+    hidden: Hidden | None
+    quality: GuideQuality
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """Calibrated numbers, as numpy has them."""
+
+    weight_D: Any
+    bias: float
+    hidden: tuple[Any, Any] | None = None
+
+    def logit(self, vector_ND: Any) -> Any:
+        read_ND = vector_ND
+        if self.hidden is not None:
+            read_ND = np.maximum(vector_ND @ self.hidden[0].T + self.hidden[1], 0)
+        return read_ND @ self.weight_D + self.bias
+
+
+def learn_guide(positive_ND: Tensor, negative_ND: Tensor, settings: GuideLearning | None = None) -> Learned:
+    """A calibrated classifier of vectors of length one, and its quality.
 
     The probabilities are calibrated on texts left out (Platt, 1999), and both labels count alike, however many texts
     there are of each: a guide says how much more a text is of the one than of the other.
@@ -133,8 +192,7 @@ def learn_guide(
     train_N, test_N = train_test_split(
         np.arange(len(label_N)), test_size=settings.held_out, stratify=label_N, random_state=settings.seed
     )
-    weight_D, bias = _fitted(vector_ND[train_N], label_N[train_N], settings)
-    logit_N = vector_ND[test_N] @ weight_D + bias
+    logit_N = _fitted(vector_ND[train_N], label_N[train_N], settings).logit(vector_ND[test_N])
     weight_N = _balance(label_N[test_N])
     quality = GuideQuality(
         accuracy=float(accuracy_score(label_N[test_N], logit_N > 0, sample_weight=weight_N)),
@@ -142,8 +200,9 @@ def learn_guide(
         log_loss=float(log_loss(label_N[test_N], 1 / (1 + np.exp(-logit_N)), sample_weight=weight_N, labels=[0, 1])),
         num_texts=len(test_N),
     )
-    weight_D, bias = _fitted(vector_ND, label_N, settings)
-    return torch.from_numpy(weight_D).float(), bias, quality
+    whole = _fitted(vector_ND, label_N, settings)
+    hidden = whole.hidden and Hidden(*(torch.from_numpy(values).float() for values in whole.hidden))
+    return Learned(torch.from_numpy(whole.weight_D).float(), whole.bias, hidden, quality)
 
 
 def check_enough(num_positive: int, num_negative: int, settings: GuideLearning) -> None:
@@ -156,23 +215,55 @@ def check_enough(num_positive: int, num_negative: int, settings: GuideLearning) 
         )
 
 
-def _fitted(vector_ND: Any, label_N: Any, settings: GuideLearning) -> tuple[Any, float]:
-    """Calibrated weights and bias."""
-    from sklearn.calibration import CalibratedClassifierCV
+def _fitted(vector_ND: Any, label_N: Any, settings: GuideLearning) -> _Fitted:
+    """Calibrated by Platt's sigmoid on logits of texts left out."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.model_selection import StratifiedKFold
 
     folds = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
-    search = GridSearchCV(
-        LogisticRegression(class_weight="balanced", max_iter=2000), {"C": list(settings.inverse_penalties)},
-        scoring="neg_log_loss", cv=folds,
-    ).fit(vector_ND, label_N)  # fmt: skip
-    best = LogisticRegression(class_weight="balanced", max_iter=2000, **search.best_params_)
-    found = CalibratedClassifierCV(best, method="sigmoid", cv=folds, ensemble=False)
-    [whole] = found.fit(vector_ND, label_N, sample_weight=_balance(label_N)).calibrated_classifiers_
-    [sigmoid] = whole.calibrators  # its slope has the sign of a loss
-    weight_D = -sigmoid.a_ * whole.estimator.coef_[0]
-    return weight_D, float(-(sigmoid.a_ * whole.estimator.intercept_[0] + sigmoid.b_))
+    best, out_N = _chosen(vector_ND, label_N, settings, folds)
+    sigmoid = LogisticRegression(C=np.inf).fit(out_N[:, None], label_N, sample_weight=_balance(label_N))
+    slope, shift = float(sigmoid.coef_[0, 0]), float(sigmoid.intercept_[0])
+    return _Fitted(slope * best.weight_D, slope * best.bias + shift, best.hidden)
+
+
+def _chosen(vector_ND: Any, label_N: Any, settings: GuideLearning, folds: Any) -> tuple[_Fitted, Any]:
+    """The classifier with the best likelihood on texts left out, and the logits of these."""
+    if settings.kind == "linear":
+        return _best(vector_ND, label_N, folds, [(_regression, c) for c in settings.inverse_penalties])
+    make = functools.partial(_perceptron, units=settings.units, seed=settings.seed)
+    return _best(vector_ND, label_N, folds, [(make, decay) for decay in settings.weight_decays])
+
+
+def _best(vector_ND: Any, label_N: Any, folds: Any, ways: list[tuple[Any, float]]) -> tuple[_Fitted, Any]:
+    weight_N, sign_N = _balance(label_N), 2 * label_N - 1
+    found: list[tuple[float, int, Any]] = []
+    for make, number in ways:
+        out_N = np.zeros(len(label_N))
+        for train_N, test_N in folds.split(vector_ND, label_N):
+            out_N[test_N] = make(vector_ND[train_N], label_N[train_N], number).logit(vector_ND[test_N])
+        found.append((float((weight_N * np.logaddexp(0, -sign_N * out_N)).mean()), len(found), out_N))
+    _, place, out_N = min(found, key=lambda entry: entry[:2])
+    make, number = ways[place]
+    return make(vector_ND, label_N, number), out_N
+
+
+def _regression(vector_ND: Any, label_N: Any, inverse_penalty: float) -> _Fitted:
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=2000).fit(vector_ND, label_N)
+    return _Fitted(model.coef_[0], float(model.intercept_[0]))
+
+
+def _perceptron(vector_ND: Any, label_N: Any, decay: float, *, units: int, seed: int) -> _Fitted:
+    from sklearn.neural_network import MLPClassifier
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it could go on converging
+        model = MLPClassifier((units,), alpha=decay, learning_rate_init=3e-3, max_iter=60, random_state=seed)
+        model.fit(vector_ND, label_N, sample_weight=_balance(label_N))
+    (down_DH, up_H1), (bias_H, bias_1) = model.coefs_, model.intercepts_
+    return _Fitted(up_H1[:, 0], float(bias_1[0]), (np.ascontiguousarray(down_DH.T), bias_H))
 
 
 def _balance(label_N: Any) -> Any:

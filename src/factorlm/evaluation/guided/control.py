@@ -137,7 +137,7 @@ def _of(guiding: Guiding, settings: Control, wanted: Wanted, reader: Reader) -> 
         work.add_guided(f"{GUIDE}, emphasis {emphasis:g}", settings.emphasised, way)
     _add_best(work, plain)
     _add_rivals(work)
-    if wanted.head:
+    if wanted.head and settings.heads:
         for strength in settings.heads:
             work.add(HEAD, strength, _headed(work, strength))
         way = Way(wanted.strengths(settings.emphasised), factors={wanted.head: wanted.sign * settings.heads[0]})

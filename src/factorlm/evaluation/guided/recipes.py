@@ -91,13 +91,13 @@ def make_guide(recipe: GuideRecipe, data: DataFolder, encode: Encode) -> KeptGui
     """Learn the guide of a recipe."""
     positive, negative = (_clean(texts) for texts in recipe.texts(data))
     vector_ND = encode([*positive, *negative])
-    weight_D, bias, quality = learn_guide(vector_ND[: len(positive)], vector_ND[len(positive) :], GuideLearning())
+    found = learn_guide(vector_ND[: len(positive)], vector_ND[len(positive) :], GuideLearning())
     card = GuideCard(
         name=recipe.name, description=recipe.description, label=recipe.label, encoder=DEFAULT_ENCODER,
-        width=len(weight_D), num_positive=len(positive), num_negative=len(negative), quality=quality,
+        width=vector_ND.shape[1], num_positive=len(positive), num_negative=len(negative), quality=found.quality,
         sources=recipe.sources, licence=recipe.licence,
     )  # fmt: skip
-    return KeptGuide(card, weight_D, bias)
+    return KeptGuide(card, found.weight_D, found.bias)
 
 
 def _clean(texts: Sequence[str]) -> list[str]:
