@@ -31,6 +31,7 @@ class WindowSettings(Config):
         continuation: fewest and most tokens of a continuation; fewer say too little to have a meaning.
         sentences: that a window has at most.
         per_window: ways in which each is parted.
+        ends: whether continuations that end a whole text have the end token, so that decoders learn to stop there.
         without: windows with any of these texts are left out, such as "<unk>" where files have it.
         seed: of where.
     """
@@ -39,6 +40,7 @@ class WindowSettings(Config):
     continuation: tuple[PositiveInt, PositiveInt] = (8, 24)
     sentences: Annotated[int, Field(ge=1)] = 2
     per_window: PositiveInt = 1
+    ends: bool = True
     without: tuple[str, ...] = ()
     seed: int = 0
 
@@ -104,7 +106,7 @@ def _parted(
         prefix_ids, continuation_ids = lm.encode_text(prefix), lm.encode_text(continuation)
         if len(continuation_ids) < settings.continuation[0]:
             continue
-        if is_end and kept == len(rest):
+        if settings.ends and is_end and kept == len(rest):
             continuation_ids = [*continuation_ids, lm.vocabulary.end_ids[0]]
         found.append(Window(prefix, continuation, tuple(prefix_ids), tuple(continuation_ids)))
     return found
