@@ -23,7 +23,7 @@ from factorlm.diffusion.decoding import bias_decoder, soft_decoder
 from factorlm.diffusion.denoiser import Denoiser
 from factorlm.diffusion.guidance import Guidance, Guide, Guided
 from factorlm.diffusion.guides import Standard
-from factorlm.diffusion.levels import noised
+from factorlm.diffusion.levels import Schedule, noised
 from factorlm.diffusion.particles import LatentParticles, sample_latents
 from factorlm.diffusion.sampling import Denoising, Randomness, normal, normal_like, walk
 from factorlm.errors import InputError
@@ -36,7 +36,8 @@ Encode = Callable[[Sequence[str]], Tensor]
 
 DecoderKind = Literal["soft", "bias"]
 
-FEW_STEPS = Denoising(method="dpm", steps=20, most=4.0)
+FEW_STEPS = Denoising(method="dpm", steps=20, schedule=Schedule(widest=8.0), most=4.0)
+"""Begins where a latent first shows: in more noise a lean is a slope of the network, errors and all, times e^8."""
 
 
 class Proposing(Config):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pydantic import PositiveInt
 
-from factorlm.diffusion import Denoising, Proposing
+from factorlm.diffusion.meanings import FEW_STEPS, Proposing
 from factorlm.evaluation.document import Cell, Column, Section, Table
 from factorlm.evaluation.guided.writing import Guiding, Way
 from factorlm.evaluation.intervals import Estimate
@@ -94,7 +94,7 @@ def _least(groups: list[list[str]], run: Callable[[list[str]], None]) -> float:
 
 
 def _drawing(prior: GuidedPrior, steps: int) -> Callable[[list[str]], None]:
-    proposing = Proposing(denoising=Denoising(method="dpm", steps=steps, most=4.0))
+    proposing = Proposing(denoising=FEW_STEPS.model_copy(update={"steps": steps}))
     few, seed = replace(prior, proposing=proposing), steps
 
     def run(prompts: list[str]) -> None:

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from factorlm.diffusion import Denoising, Guidance, LatentParticles, LinearGuide, Meanings, Proposing
+from factorlm.diffusion import Denoising, Guidance, LatentParticles, LinearGuide, Meanings, Proposing, Schedule
+from factorlm.diffusion.meanings import FEW_STEPS
 from factorlm.diffusion.shipped import load_meanings
 from factorlm.evaluation.document import Cell, Column, Curve, Section, Series, Table
 from factorlm.evaluation.guided.writing import Guiding
@@ -22,8 +23,6 @@ from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.responses import distinct_prompts
 from factorlm.inference.guided import find_guide
 from factorlm.settings import Config
-
-MOST = 4.0  # standard deviations that latents are clipped to
 
 
 class Latents(Config):
@@ -93,15 +92,18 @@ def _ways(settings: Latents) -> list[tuple[str, float, Proposing]]:
                  for form in ("tilt", "scaled", "released")]  # fmt: skip
         ways.append(("form scaled, wide as published", strength,
                      Proposing(guidance=Guidance(form="scaled", spread="likelihood"))))  # fmt: skip
-        ancestral = Denoising(steps=settings.reference_steps, most=MOST)
+        ancestral = Denoising(steps=settings.reference_steps, most=FEW_STEPS.most)
         for method in ("twisted", "resample"):
             particles = LatentParticles(method=method, number=settings.particles)
             ways.append((f"{settings.particles} particles, {method}", strength,
                          Proposing(denoising=ancestral, particles=particles)))  # fmt: skip
     ways.append(("no prefix", strong, Proposing(scale=0.0)))
+    wider = FEW_STEPS.model_copy(update={"schedule": Schedule()})
+    for strength in settings.strengths:
+        ways.append((f"begun at log-SNR -{Schedule().widest:g}", strength, Proposing(denoising=wider)))
     for method in ("dpm", "ddim", "ancestral"):
         for steps in settings.steps:
-            denoising = Denoising(method=method, steps=steps, most=MOST)  # type: ignore[arg-type]
+            denoising = FEW_STEPS.model_copy(update={"method": method, "steps": steps})
             ways.append((f"{method}, {steps} steps", strong, Proposing(denoising=denoising)))
     return ways
 
