@@ -37,7 +37,7 @@ Encode = Callable[[Sequence[str]], Tensor]
 DecoderKind = Literal["soft", "bias"]
 
 FEW_STEPS = Denoising(method="dpm", steps=20, schedule=Schedule(widest=8.0), most=4.0)
-"""Begins where a latent first shows: in more noise a lean is a slope of the network, errors and all, times e^8."""
+"""Begins where a latent first shows: in more noise a lean is a slope of the network, errors and all, times up to e^7.5."""
 
 
 class Proposing(Config):
