@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from factorlm.diffusion import fitting
-from factorlm.diffusion.checks import measure_decoders
+from factorlm.diffusion.checks import measure_decoders, measure_heed
 from factorlm.diffusion.decoders import PlanSettings
 from factorlm.diffusion.decoding import BiasLearning, SoftLearning
 from factorlm.diffusion.denoiser import DenoiserSettings
@@ -60,6 +61,7 @@ def test_what_is_learned_heeds_latents(tiny_lm: CausalLM) -> None:
         own, other = (measured[f"nats per token, {kind} decoder{tail}"] for tail in ("", ", other latents"))
         assert own < alone
         assert own < other
+    assert all(0 < meanings.heed[kind] < 1.5 for kind in meanings.kinds)
     assert measured["cosine of proposals"] > measured["cosine of proposals to other continuations"]
 
 
@@ -82,6 +84,21 @@ def test_checks_are_those_of_single_windows(tiny_lm: CausalLM) -> None:
         assert -other.score(*row).sum() / row[1].numel() == pytest.approx(float(found[4].other_N[n]), abs=1e-3)
 
 
+def test_heed_is_seen_where_it_is_known(tiny_lm: CausalLM) -> None:
+    """Texts that are their latent's word are heeded more than those of a decoder that does not look at it."""
+    meanings, _ = fit_meanings(tiny_lm, encode, TEXTS, TINY)
+    assert meanings.bias is not None
+    deaf = torch.nn.Linear(6, tiny_lm.width)
+    torch.nn.init.zeros_(deaf.weight)
+    prefixes = ["the cat is in", "the tree is in"] * 60
+    found = {
+        name: measure_heed(replace(meanings, bias=layer), prefixes, "bias", tokens=6)
+        for name, layer in (("deaf", deaf), ("learned", meanings.bias))
+    }
+    assert abs(found["deaf"]) < 0.1  # 3 standard errors
+    assert found["learned"] > found["deaf"] + 0.1
+
+
 def test_a_stopped_run_does_not_repeat_what_is_done(
     tiny_lm: CausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +115,7 @@ def test_a_stopped_run_does_not_repeat_what_is_done(
     again, _ = fit_meanings(
         tiny_lm, encode, TEXTS, TINY, folder=tmp_path / "kept", report=lambda stage, _, __: stages.append(stage)
     )
-    assert set(stages) == {"soft decoder", "checks"}
+    assert set(stages) == {"soft decoder", "checks", "writing, soft decoder", "writing, bias decoder"}
     assert torch.equal(whole.denoiser.leave.weight, again.denoiser.leave.weight)
     assert whole.bias is not None
     assert again.bias is not None

@@ -98,6 +98,7 @@ def test_strength_zero_is_no_guide(prior: GuidedPrior, kind: str) -> None:
 
 def test_guides_lean_and_the_plan_tells(prior: GuidedPrior) -> None:
     shares = {}
+    prior = replace(prior, meanings=replace(prior.meanings, heed={}))
     for strength in (-4.0, 0.0, 4.0):
         found = replace(prior, strengths={"glad": strength, "feline": 0.0}).sample(PROMPT, n=60, max_tokens=1)
         plans = [r.plan for r in found if r.plan]
@@ -106,6 +107,25 @@ def test_guides_lean_and_the_plan_tells(prior: GuidedPrior) -> None:
         assert all(len(plan.probs) == Proposing().denoising.steps for plan in plans)
         assert plans[0].probs[-1][0] == pytest.approx(plans[0].planned[0], abs=0.1)  # but for the length of vectors
     assert shares[-4.0] < shares[0.0] - 0.1 < shares[4.0] - 0.2
+
+
+def test_guides_are_of_what_will_be_written(prior: GuidedPrior) -> None:
+    """A decoder that heeds latents by half moves a logit by half, from that of the mean sentence on."""
+    after, guide = prior.meanings.after, prior.guides["glad"]
+    latent_BD = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    mean_D = torch.nn.functional.normalize(after.mean_D, dim=0)
+    middle = float(mean_D @ guide.weight_D + guide.bias)
+    logit_B = guide.log_prob(latent_BD).exp().logit()
+    half = guide.heeded(0.5)
+    torch.testing.assert_close(half.log_prob(latent_BD).exp().logit(), middle + 0.5 * (logit_B - middle))
+    torch.testing.assert_close(half.opposite.log_prob(latent_BD).exp(), 1 - half.log_prob(latent_BD).exp())
+    torch.testing.assert_close(guide.heeded(1.0).log_prob(latent_BD), guide.log_prob(latent_BD))
+    logits = {}
+    for heed in (1.0, 0.2):
+        led = replace(prior, meanings=replace(prior.meanings, heed={"bias": heed}))
+        plans = [r.plan for r in led.sample(PROMPT, n=40, max_tokens=0)]
+        logits[heed] = sum(torch.tensor(p.planned[0]).logit().clamp(-9, 9) for p in plans if p) / 40
+    assert logits[0.2] > logits[1.0] + 0.5  # the less it is heeded, the farther the plan goes
 
 
 def test_plans_tell_what_became_of_them(prior: GuidedPrior) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from factorlm.algebra import Factor, pad_left, pad_right
 from factorlm.diffusion.decoding import Examples, bias_decoder, soft_decoder
 from factorlm.diffusion.levels import WIDEST, noised
-from factorlm.diffusion.meanings import Meanings, Proposing
+from factorlm.diffusion.meanings import DecoderKind, Meanings, Proposing
 from factorlm.models.progress import Report, quiet
 
 TOGETHER = 16  # windows read at once
@@ -113,3 +113,45 @@ def measure_proposals(
     """How like proposals for prefixes are to the vectors of what truly follows these."""
     found = meanings.propose(prefixes, torch.Generator().manual_seed(seed), settings)
     return Likeness((found.vector_BD * after_ND).sum(1), (found.vector_BD * after_ND.roll(1, 0)).sum(1))
+
+
+@torch.no_grad()
+def measure_heed(
+    meanings: Meanings, prefixes: Sequence[str], kind: DecoderKind, *, tokens: int = 20, seed: int = 0,
+    report: Report = quiet,
+) -> float:  # fmt: skip
+    """How far what is written moves with a latent: 1 if texts mean what was planned, 0 if plans are ignored.
+
+    Two plans for each prefix are written; it is the regression of the difference of what was written on that of the
+    plans, so that what both have from the prefix does not count.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    twice = [prefix for prefix in prefixes for _ in range(2)]
+    plan_ND = meanings.propose(twice, generator, Proposing()).latent_BD
+    texts: list[str] = []
+    for start in range(0, len(twice), TOGETHER):
+        chosen = slice(start, start + TOGETHER)
+        decoder = meanings.decoder(plan_ND[chosen], generator, kind)
+        texts += _written(meanings, decoder, twice[chosen], tokens, generator)
+        report(f"writing, {kind} decoder", len(texts), len(twice))
+    text_ND = meanings.after.latent(meanings.encode([text.strip() or "." for text in texts]))
+    planned_ND, written_ND = plan_ND[::2] - plan_ND[1::2], text_ND[::2] - text_ND[1::2]
+    return float((planned_ND * written_ND).sum() / planned_ND.square().sum())
+
+
+def _written(
+    meanings: Meanings, decoder: Factor, prefixes: Sequence[str], tokens: int, generator: torch.Generator
+) -> list[str]:
+    """Texts of so many tokens, or up to an end token, drawn as they are likely."""
+    lm = meanings.lm
+    state = decoder.start(pad_left([[*lm.start_ids, *lm.encode_text(prefix)] for prefix in prefixes]))
+    drawn = []
+    for step in range(tokens):
+        token_B = torch.multinomial(state.log_weight_BV.softmax(-1).cpu(), 1, generator=generator)[:, 0]
+        drawn.append(token_B)
+        if step + 1 < tokens:
+            state = decoder.extend(state, token_B.to(lm.device))
+    rows = torch.stack(drawn, 1).tolist()
+    ends = set(lm.vocabulary.end_ids)
+    cut = [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in rows]
+    return [lm.tokenizer.decode(row) for row in cut]

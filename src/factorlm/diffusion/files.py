@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -56,6 +56,7 @@ class MeaningsCard(Card):
         plan: sizes of the network that makes plans; None where there is none.
         has_bias: whether there is a map from latents to biases.
         trust: see Meanings.
+        heed: see Meanings.
         origin: of the numbers.
     """
 
@@ -69,6 +70,7 @@ class MeaningsCard(Card):
     plan: PlanSettings | None = None
     has_bias: bool = False
     trust: float
+    heed: dict[Literal["soft", "bias"], Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     origin: Origin = Origin()
 
 
@@ -103,7 +105,8 @@ def save(
         base=meanings.lm.name, fingerprint=meanings.lm.fingerprint, encoder=encoder,
         num_condition=len(meanings.before.mean_D), num_latent=len(meanings.after.mean_D),
         denoiser=meanings.denoiser.settings, plan=None if meanings.soft is None else meanings.soft.settings,
-        has_bias=meanings.bias is not None, trust=meanings.trust, origin=origin,
+        has_bias=meanings.bias is not None, trust=meanings.trust, heed=dict(meanings.heed),
+        origin=origin,
     )  # fmt: skip
     FOLDER.write(path, card, tensors, replace=replace)
 
@@ -153,4 +156,4 @@ def load(path: Path | str, lm: CausalLM, encode: Encode) -> Meanings:
             fill(network, name)
     shown = {key: tensors[f"collection/{key}"] for key in ("vectors", "texts") if f"collection/{key}" in tensors}
     collection = Collection.read(shown) if len(shown) == 2 else None
-    return Meanings(lm, encode, standards[0], standards[1], denoiser, soft, bias, card.trust, collection)
+    return Meanings(lm, encode, standards[0], standards[1], denoiser, soft, bias, card.trust, collection, card.heed)

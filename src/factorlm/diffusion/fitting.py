@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from factorlm.diffusion.checks import measure_decoders, measure_proposals
+from factorlm.diffusion.checks import measure_decoders, measure_heed, measure_proposals
 from factorlm.diffusion.collection import Collection
 from factorlm.diffusion.decoding import BiasLearning, Examples, SoftLearning, learn_bias, learn_soft
 from factorlm.diffusion.files import Origin
@@ -32,6 +32,8 @@ from factorlm.models.progress import Report, quiet
 from factorlm.settings import Config
 
 LEAST_WINDOWS = 40  # to learn from
+HEEDED = 64  # prefixes that texts are written for, twice, to see how far these move with latents
+LEAST_HEED = 0.01  # below it nothing could be guided
 MOST_HELD_OUT = 0.2  # of the texts
 
 
@@ -130,6 +132,7 @@ def fit_meanings(
     if "soft" in settings.decoders:
         soft = learn_soft(lm, examples, settings.soft, checkpoint=kept("soft"), report=report)
         meanings = replace(meanings, soft=soft.requires_grad_(False))
+    meanings = replace(meanings, heed=_heed(meanings, held_out, settings, report))
     measured = worth(meanings, held_out, settings, report)
     changes = {"num_windows": len(learned_from), "measured": measured, "seconds": round(time.monotonic() - began, 1)}
     return meanings, origin.model_copy(update=changes)
@@ -140,6 +143,14 @@ def _shown(train: Encoded, settings: MeaningsFitting) -> Collection | None:
         return None
     texts = [w.continuation.strip() for w in train.windows]
     return Collection.of(texts, train.after_NC, settings.shown, settings.seed)
+
+
+def _heed(meanings: Meanings, held_out: Encoded, settings: MeaningsFitting, report: Report) -> dict[DecoderKind, float]:
+    prefixes = [w.prefix for w in held_out.windows[:HEEDED]]
+    return {
+        kind: max(LEAST_HEED, measure_heed(meanings, prefixes, kind, seed=settings.seed, report=report))
+        for kind in meanings.kinds
+    }
 
 
 def cut(lm: CausalLM, texts: Sequence[str], settings: MeaningsFitting) -> tuple[list[Window], list[Window]]:
@@ -184,6 +195,7 @@ def worth(meanings: Meanings, held_out: Encoded, settings: MeaningsFitting, repo
         name = f"nats per token, {reading.decoder} decoder"
         found[name] = per_token(reading.true_N, reading.num_tokens_N)
         found[f"{name}, other latents"] = per_token(reading.other_N, reading.num_tokens_N)
+    found |= {f"heed of the {kind} decoder": torch.tensor(heed) for kind, heed in meanings.heed.items()}
     return {name: round(float(value), 4) for name, value in found.items()}
 
 

@@ -52,11 +52,14 @@ class GuideCard(Card):
 
 
 class LatentGuide(Guide, Protocol):
-    """A guide that can be turned round."""
+    """A guide that can be turned round, and that knows how far texts follow latents."""
 
     @property
     def opposite(self) -> LatentGuide:
         """Of what it is for not being so."""
+
+    def heeded(self, heed: float) -> LatentGuide:
+        """Of what will be written by a decoder that heeds latents so far."""
 
 
 FOLDER = CardFolder("guide", "guide.json", GuideCard, "factorlm guide train", "train the guide anew")

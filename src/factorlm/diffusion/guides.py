@@ -84,18 +84,31 @@ class LinearGuide:
         bias: of the logit.
         standard: from latents to vectors.
         hidden: the layer, which makes it a small multilayer perceptron; None for logistic regression.
+        heed: how far texts move with latents: the log probability is then of the text that will be written, whose
+            logit moves so much less than that of the latent, from that of ordinary texts on.
     """
 
     weight_D: Tensor
     bias: float
     standard: Standard
     hidden: Hidden | None = None
+    heed: float = 1.0
 
     def log_prob(self, latent_BD: Tensor) -> Tensor:
         """See Guide."""
-        vector_BD = self.standard.vector(latent_BD)
+        logit_B = self._logit(self.standard.vector(latent_BD))
+        if self.heed != 1.0:
+            ordinary = self._logit(normalize(self.standard.mean_D, dim=0))
+            logit_B = ordinary + self.heed * (logit_B - ordinary)
+        return logsigmoid(logit_B)
+
+    def _logit(self, vector_BD: Tensor) -> Tensor:
         read_BD = vector_BD if self.hidden is None else self.hidden(vector_BD)
-        return logsigmoid(read_BD @ self.weight_D + self.bias)
+        return read_BD @ self.weight_D + self.bias
+
+    def heeded(self, heed: float) -> LinearGuide:
+        """Of what will be written by a decoder that heeds latents so far."""
+        return replace(self, heed=heed)
 
     @property
     def opposite(self) -> LinearGuide:

@@ -10,8 +10,8 @@ Source: Lovelace et al. (2024), arXiv:2408.04220.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -37,7 +37,7 @@ Encode = Callable[[Sequence[str]], Tensor]
 DecoderKind = Literal["soft", "bias"]
 
 FEW_STEPS = Denoising(method="dpm", steps=20, schedule=Schedule(widest=8.0), most=4.0)
-"""Begins where a latent first shows: in more noise a lean is a slope of the network, errors and all, times up to e^7.5."""
+"""Begins where a latent first shows: in more noise a lean is a slope of the network, errors and all, times e^7."""
 
 
 class Proposing(Config):
@@ -88,6 +88,7 @@ class Meanings:
         bias: makes biases of latents; None if it was not learned.
         trust: log-SNR to which a proposal is noised for the decoder of plans, which was learned with noise, in nats.
         collection: real sentences, by which latents are shown and guides made of words.
+        heed: of each kind of decoder, how far what is written moves with a latent; see `checks.measure_heed`.
     """
 
     lm: CausalLM
@@ -99,6 +100,7 @@ class Meanings:
     bias: nn.Linear | None = None
     trust: float = 2.944  # a share of 0.95 of the variance is signal, as published
     collection: Collection | None = None
+    heed: Mapping[DecoderKind, float] = field(default_factory=dict)
 
     def propose(
         self, prefixes: Sequence[str], generator: Randomness, settings: Proposing, *,

@@ -240,9 +240,14 @@ class GuidedPrior:
     def _propose(self, rows: list[str], numbers: list[int], seed: int) -> Proposal:
         return self.meanings.propose(
             rows, self._random(rows, numbers, seed, PROPOSING), self.proposing,
-            guides=[guide if self.strengths[name] >= 0 else guide.opposite for name, guide in self.guides.items()],
+            guides=[self._leaning(name) for name in self.guides],
             strengths=[abs(self.strengths[name]) for name in self.guides],
         )  # fmt: skip
+
+    def _leaning(self, name: str) -> LatentGuide:
+        """The guide of what will be written, turned round for a negative strength."""
+        guide = self.guides[name].heeded(self.meanings.heed.get(self.decoder, 1.0))
+        return guide if self.strengths[name] >= 0 else guide.opposite
 
     def _random(self, rows: list[str], numbers: list[int], seed: int, what: int) -> list[torch.Generator]:
         encode = self.model.lm.encode_text

@@ -16,7 +16,8 @@ class Plan:
     Attributes:
         guides: names, in the order of everything below.
         strengths: of each.
-        probs: that each guide gave the guess at each step of denoising, step by step; empty with particles.
+        probs: of the text to be written, by each guide, from the guess at each step of denoising, step by step: latents
+            move texts only so far as the decoder heeds them; empty with particles.
         planned: probability that each guide gives the latent.
         written: probability that each gives the text; empty where nothing was written.
         likeness: cosine of the text to the latent: how far the decoder heeded it; None where nothing was written.
