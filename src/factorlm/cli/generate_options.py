@@ -31,7 +31,7 @@ Guide = Annotated[
     list[str],
     guides_option(
         "--guide",
-        help="NAME=STRENGTH: what the text shall mean, by a guide's name or words such as topic:sports; 5 is clear.",
+        help="NAME=STRENGTH: what the text shall mean, by a guide's name or words such as topic:sports; 10 is clear.",
     ),
 ]
 Meanings = Annotated[

@@ -69,7 +69,7 @@ def fit_model(
     shutil.rmtree(kept, ignore_errors=True)
     show_worth(origin)
     console.print(
-        f'try: factorlm generate "The food was" --guide NAME=5 --meanings {out}', markup=False, soft_wrap=True
+        f'try: factorlm generate "The food was" --guide NAME=10 --meanings {out}', markup=False, soft_wrap=True
     )
 
 

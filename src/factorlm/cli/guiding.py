@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from factorlm.inference import GuidedPrior, Model
     from factorlm.inference.plans import Plan
 
-CLEAR = 5.0  # the strength of a guide that is only named
+CLEAR = 10.0  # the strength of a guide that is only named
 DECODERS = ("soft", "bias")
 STEPS = 20
 SHOWN_CHARACTERS = 90  # of a real sentence
@@ -52,7 +52,7 @@ def parse(options: list[str]) -> dict[str, float]:
         name, sign, number = option.rpartition("=")
         name = name if sign else option
         if not name or name in found:
-            raise InputError(f"each guide is given once as NAME=STRENGTH, got {option!r}; positive=5 is clear")
+            raise InputError(f"each guide is given once as NAME=STRENGTH, got {option!r}; positive=10 is clear")
         found[name] = faders.number(number, f"{name}=", "--guide") if sign else CLEAR
     return found
 

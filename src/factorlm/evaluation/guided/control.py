@@ -51,9 +51,9 @@ class Control(Config):
 
     wanted: tuple[str, ...] = tuple(WANTED)
     num_prompts: Annotated[int, Field(ge=2)] = 60
-    doses: Doses = (1.0, 3.0, 10.0, 30.0)
+    doses: Doses = (3.0, 10.0, 30.0, 100.0)
     emphasis: Doses = (2.0,)
-    emphasised: PositiveFloat = 10.0
+    emphasised: PositiveFloat = 30.0
     heads: Doses = (0.2, 0.4)
     best_of: tuple[PositiveInt, ...] = (2, 4)
     prompting: Doses = (1.0,)

@@ -37,8 +37,8 @@ class Grid(Config):
     topics: tuple[str, ...] = tuple(TOPICS)
     num_prompts: Annotated[int, Field(ge=2)] = 20
     prompts: str = "topic_wordlists/prefixes"
-    sentiment: PositiveFloat = 10.0
-    topic: PositiveFloat = 10.0
+    sentiment: PositiveFloat = 30.0
+    topic: PositiveFloat = 30.0
 
 
 def measure_grid(guiding: Guiding, settings: Grid, sentiment: Reader, topics: Reader) -> Part:

@@ -50,7 +50,7 @@ class Settings(Config):
     meanings: str = ""
     samples: Annotated[int, Field(ge=1)] = 1
     max_tokens: Annotated[int, Field(ge=1)] = 20
-    sampling: Sampling = Sampling(top_p=0.9)
+    sampling: Sampling = Sampling(top_p=0.9, repetition_penalty=1.2)  # as published
     signals: Signals = Signals()
     control: Control = Control()
     grid: Grid = Grid()
