@@ -11,7 +11,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from factorlm.errors import UnknownNameError
-from factorlm.evaluation.claims import heads, measures, priors, products, recorded, samplers, steering, truncation
+from factorlm.evaluation.claims import (
+    guided,
+    heads,
+    measures,
+    priors,
+    products,
+    recorded,
+    samplers,
+    steering,
+    truncation,
+)
 from factorlm.evaluation.claims.claim import (
     Claim,
     ClaimBench,
@@ -60,6 +70,12 @@ CLAIMS: dict[str, Claim] = {
         priors.BETWEEN_TELLS,
         priors.TILT_STEERS,
         priors.LAYERS_LEARNED,
+        guided.HEEDED,
+        guided.PROPOSED,
+        guided.NEAR_TILTED,
+        guided.STEERS,
+        guided.BEATS_HEADS,
+        guided.QUICK,
     )
 }
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable
 from typing import Any
 
-from factorlm.evaluation.claims.claim import Claim, ClaimBench, NoSettings, Outcome, Verdict, all_of, decide
+from factorlm.evaluation.claims.claim import Verdict, all_of, decide
+from factorlm.evaluation.claims.recorded import on_record
 from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.priors.arms import CONSTANT, ENSEMBLE, MU
 from factorlm.evaluation.priors.evidence import TUNED
@@ -25,25 +26,7 @@ JUDGED, TILTED = "mean probability by ", f"{COMPONENTS}, T="
 SAVED = "layers: nats per token saved by the learned order"
 
 
-def _claim(
-    name: str, sentence: str, source: str, reported: str, rule: str,
-    decided: Callable[[dict[str, dict[str, Estimate]]], tuple[str, dict[str, Any], Verdict]],
-) -> Claim:  # fmt: skip
-    """A claim about the measures of the record."""
-
-    def run(bench: ClaimBench, settings: NoSettings) -> Outcome:
-        [report] = bench.benchmark(RECORD, PRIOR)
-        found = {
-            measure: {of: Estimate.model_validate(estimate) for of, estimate in values.items()}
-            for measure, values in report["measures"].items()
-        }
-        measured, numbers, verdict = decided(found)
-        made = report["provenance"]
-        origin = {"file": RECORD, **{key: made[key] for key in ("commit", "machine", "versions") if key in made}}
-        return Outcome(measured=measured, numbers={**numbers, "record": origin}, verdict=verdict)
-
-    return Claim(name, sentence, source, reported, rule, NoSettings(), run, (f"benchmarks/records/{RECORD}",), 0.1,
-                 PRIOR)  # fmt: skip
+_claim = functools.partial(on_record, RECORD, PRIOR)
 
 
 def _value(found: Estimate) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from factorlm.errors import InputError
-from factorlm.evaluation.claims.claim import Claim, ClaimBench, NoSettings, Outcome
+from factorlm.evaluation.claims.claim import Claim, ClaimBench, NoSettings, Outcome, Verdict
+from factorlm.evaluation.intervals import Estimate
 
 MOST_TIME = 1.1  # times that without heads
 LEAST_SEPARATION = 0.45
@@ -21,6 +23,37 @@ SPEED = "factorlm bench all --json > benchmarks/records/speed.jsonl"
 def _origin(file: str, found: dict[str, Any]) -> dict[str, Any]:
     """Which record numbers came from."""
     return {"file": file, **{key: found[key] for key in ("commit", "machine", "versions", "torch") if key in found}}
+
+
+def on_record(
+    record: str, made_by: str, name: str, sentence: str, source: str, reported: str, rule: str,
+    decided: Callable[[dict[str, dict[str, Estimate]]], tuple[str, dict[str, Any], Verdict]],
+) -> Claim:  # fmt: skip
+    """A claim about the measures in the report of a suite.
+
+    Args:
+        record: the report, in the folder of records.
+        made_by: the command that made it.
+        name: of the claim.
+        sentence: that can fail.
+        source: of the idea.
+        reported: what was found there.
+        rule: when it holds.
+        decided: from the measures to what was measured, numbers and verdict.
+    """
+
+    def run(bench: ClaimBench, settings: NoSettings) -> Outcome:
+        [report] = bench.benchmark(record, made_by)
+        found = {
+            measure: {of: Estimate.model_validate(estimate) for of, estimate in values.items()}
+            for measure, values in report["measures"].items()
+        }
+        measured, numbers, verdict = decided(found)
+        origin = _origin(record, report["provenance"])
+        return Outcome(measured=measured, numbers={**numbers, "record": origin}, verdict=verdict)
+
+    return Claim(name, sentence, source, reported, rule, NoSettings(), run, (f"benchmarks/records/{record}",), 0.1,
+                 made_by)  # fmt: skip
 
 
 def _heads_cost(bench: ClaimBench, settings: NoSettings) -> Outcome:
