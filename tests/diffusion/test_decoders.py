@@ -20,6 +20,25 @@ def plans(lm: CausalLM, number: int = 2) -> torch.Tensor:
 def test_laws(tiny_lm: CausalLM) -> None:
     for decoder in (SoftDecoder(tiny_lm, plans(tiny_lm, 1)), BiasDecoder(tiny_lm, plans(tiny_lm, 1)[:, 0])):
         laws.check(decoder, PREFIXES, TEXTS, is_normalized=True, tolerance=TOLERANCE)
+        laws.check(decoder, PREFIXES, [[6, 7, 6], [41, 41, 6]], is_normalized=True, tolerance=TOLERANCE)
+
+
+def test_a_bias_pushes_up_what_was_said_no_more(tiny_lm: CausalLM) -> None:
+    """By hand: the logit of a token that was said is that of the model alone, or less where the bias pushes down."""
+    bias_BE = plans(tiny_lm)[:, 0]
+    decoder = BiasDecoder(tiny_lm, bias_BE)
+    prefix_BT, text_BT = torch.tensor([[-1, -1, 0, 7], [0, 9, 12, 30]]), torch.tensor([[6, 7, 6, 8], [41, 9, 9, 41]])
+    hidden_BTE = tiny_lm.hidden_before(prefix_BT, text_BT)
+    push_BV = bias_BE @ tiny_lm.unembedding_VD.T
+    assert bool((push_BV.gather(1, text_BT) > 0).any())
+    assert bool((push_BV.gather(1, text_BT) < 0).any())
+    for t, found_BV in enumerate(decoder.steps(prefix_BT, text_BT)):
+        logit_BV = hidden_BTE[:, t] @ tiny_lm.unembedding_VD.T
+        pushed_BV = logit_BV + push_BV
+        for b in range(2):
+            for token in text_BT[b, :t].tolist():
+                pushed_BV[b, token] = min(pushed_BV[b, token], logit_BV[b, token])
+        torch.testing.assert_close(found_BV, pushed_BV.log_softmax(-1), atol=TOLERANCE, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["soft", "bias"])

@@ -85,18 +85,23 @@ def test_checks_are_those_of_single_windows(tiny_lm: CausalLM) -> None:
 
 
 def test_heed_is_seen_where_it_is_known(tiny_lm: CausalLM) -> None:
-    """Texts that are their latent's word are heeded more than those of a decoder that does not look at it."""
-    meanings, _ = fit_meanings(tiny_lm, encode, TEXTS, TINY)
-    assert meanings.bias is not None
-    deaf = torch.nn.Linear(6, tiny_lm.width)
-    torch.nn.init.zeros_(deaf.weight)
-    prefixes = ["the cat is in", "the tree is in"] * 60
+    """Of a decoder that says good or bad as its latent does, against one that does not look at it."""
+    texts = [text.replace("bad" if n % 3 else "good", "good" if n % 3 else "bad") for n, text in enumerate(TEXTS)]
+    meanings, _ = fit_meanings(tiny_lm, encode, texts, TINY.model_copy(update={"decoders": ("bias",)}))
+    good_E, bad_E = (tiny_lm.unembedding_VD[tiny_lm.encode_text(f" {word}")[0]] for word in ("good", "bad"))
+    deaf, loud = (torch.nn.Linear(6, tiny_lm.width) for _ in range(2))
+    for layer in (deaf, loud):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        loud.weight.copy_(8 * torch.outer(good_E - bad_E, torch.tensor([1.0, -1.0, 0, 0, 0, 0])))
+    prefixes = ["the cat is in", "the tree is in"] * 100
     found = {
-        name: measure_heed(replace(meanings, bias=layer), prefixes, "bias", tokens=6)
-        for name, layer in (("deaf", deaf), ("learned", meanings.bias))
+        name: measure_heed(replace(meanings, bias=layer), prefixes, "bias", tokens=1)
+        for name, layer in (("deaf", deaf), ("loud", loud))
     }
-    assert abs(found["deaf"]) < 0.05
-    assert found["learned"] > found["deaf"] + 0.04
+    assert abs(found["deaf"]) < 0.1
+    assert found["loud"] > found["deaf"] + 0.15
 
 
 def test_a_stopped_run_does_not_repeat_what_is_done(

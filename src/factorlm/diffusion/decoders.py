@@ -142,15 +142,20 @@ class SoftDecoder(ReadsMore, Factor):
 
 @dataclass(frozen=True, eq=False)
 class BiasDecoder(ReadsMore, Factor):
-    """Adds a vector to every hidden state of a row before the unembedding.
+    """Adds a vector to every hidden state of a row before the unembedding, and lets each word be pushed once.
+
+    The vector is the same at every token, so what it asks for would be said over and over: a token that was said since
+    the prefix is no longer pushed up.
 
     Attributes:
         lm: the language model.
         bias_BE: of each row, or one for all.
+        is_spent: whether a token is pushed up once only.
     """
 
     lm: CausalLM
     bias_BE: Tensor
+    is_spent: bool = True
 
     def for_rows(self, rows: list[int]) -> Factor:
         """See Factor."""
@@ -158,41 +163,59 @@ class BiasDecoder(ReadsMore, Factor):
 
     def start(self, prefix_BT: Tensor) -> State:
         """See Factor."""
-        return self._moved(self.lm.encode(prefix_BT), self.bias_BE.expand(len(prefix_BT), -1))
+        said_BS = torch.full((len(prefix_BT), 0), PAD, device=self.device)
+        return self._moved(self.lm.encode(prefix_BT), self.bias_BE.expand(len(prefix_BT), -1), said_BS)
 
     def extend(self, state: State, token_B: Tensor) -> State:
         """See Factor."""
-        encoded, bias_BE = state.memory
-        return self._moved(self.lm.advance(encoded, token_B[:, None]), bias_BE)
+        encoded, bias_BE, said_BS = state.memory
+        said_BS = torch.cat([said_BS, token_B[:, None].to(said_BS)], 1)
+        return self._moved(self.lm.advance(encoded, token_B[:, None]), bias_BE, said_BS)
 
     def extend_through(self, state: State, token_BT: Tensor) -> tuple[Tensor, State]:
         """See Factor."""
-        encoded, bias_BE = state.memory
+        encoded, bias_BE, said_BS = state.memory
         encoded = self.lm.advance(encoded, token_BT)
-        hidden_BTE = encoded.hidden.view[:, -token_BT.shape[1] :]
-        return self._log_prob(hidden_BTE, bias_BE[:, None]), self._moved(encoded, bias_BE)
+        said_BS = torch.cat([said_BS, token_BT.to(said_BS)], 1)
+        num_new = token_BT.shape[1]
+        steps = [
+            self._log_prob(hidden_BE, bias_BE, said_BS[:, : said_BS.shape[1] - num_new + t + 1])
+            for t, hidden_BE in enumerate(encoded.hidden.view[:, -num_new:].unbind(1))
+        ]
+        return torch.stack(steps, 1), self._moved(encoded, bias_BE, said_BS)
 
     def reorder(self, state: State, row_R: Tensor) -> State:
         """See Factor."""
-        encoded, bias_BE = state.memory
-        return self._moved(self.lm.rows(encoded, row_R), bias_BE[row_R])
+        encoded, bias_BE, said_BS = state.memory
+        return self._moved(self.lm.rows(encoded, row_R), bias_BE[row_R], said_BS[row_R.to(said_BS.device)])
 
     def trim(self, state: State, num_tokens_B: Tensor) -> State:
         """See Factor."""
-        encoded, bias_BE = state.memory
-        return self._moved(self.lm.trimmed(encoded, num_tokens_B), bias_BE)
+        encoded, bias_BE, said_BS = state.memory
+        index_BS = torch.arange(said_BS.shape[1], device=said_BS.device)[None] - num_tokens_B.to(said_BS)[:, None]
+        said_BS = torch.where(index_BS < 0, PAD, said_BS.gather(1, index_BS.clamp(min=0)))
+        return self._moved(self.lm.trimmed(encoded, num_tokens_B), bias_BE, said_BS)
 
     def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
         """See Factor."""
         if text_BT.shape[1]:
-            for hidden_BE in self.lm.hidden_before(prefix_BT, text_BT).unbind(1):
-                yield self._log_prob(hidden_BE, self.bias_BE)
+            for t, hidden_BE in enumerate(self.lm.hidden_before(prefix_BT, text_BT).unbind(1)):
+                yield self._log_prob(hidden_BE, self.bias_BE, text_BT[:, :t])
 
-    def _moved(self, encoded: Encoded, bias_BE: Tensor) -> State:
-        return State(lambda: self._log_prob(encoded.hidden_BD, bias_BE), (encoded, bias_BE))
+    def _moved(self, encoded: Encoded, bias_BE: Tensor, said_BS: Tensor) -> State:
+        return State(lambda: self._log_prob(encoded.hidden_BD, bias_BE, said_BS), (encoded, bias_BE, said_BS))
 
-    def _log_prob(self, hidden_BE: Tensor, bias_BE: Tensor) -> Tensor:
-        return self.lm.unembed(hidden_BE + bias_BE.to(hidden_BE)).log_softmax(-1)
+    def _log_prob(self, hidden_BE: Tensor, bias_BE: Tensor, said_BS: Tensor) -> Tensor:
+        logit_BV = self.lm.unembed(hidden_BE + bias_BE.to(hidden_BE))
+        if self.is_spent and said_BS.shape[1]:
+            said_BS = said_BS.to(logit_BV.device)
+            row_BSE = self.lm.unembedding_VD[said_BS.clamp(min=0)].to(bias_BE)
+            push_BS = (row_BSE * bias_BE[:, None].to(row_BSE)).sum(-1).clamp(min=0)
+            value_BS = logit_BV.gather(1, said_BS.clamp(min=0)) - push_BS  # equal wherever a token was said twice
+            sink = logit_BV.shape[1]  # where PAD goes
+            with_sink = torch.cat([logit_BV, logit_BV[:, :1]], 1)
+            logit_BV = with_sink.scatter(1, torch.where(said_BS == PAD, sink, said_BS), value_BS)[:, :sink]
+        return logit_BV.log_softmax(-1)
 
 
 def embedded(
