@@ -135,7 +135,7 @@ def score(
 
 
 def _guides() -> Guides:
-    from factorlm.inference.guided import all_guides
+    from factorlm.inference.guide_names import all_guides
 
     return all_guides()
 

@@ -132,7 +132,7 @@ def build(
     from factorlm.diffusion.guide_files import Guides
     from factorlm.evaluation.corpora import DataFolder
     from factorlm.evaluation.guided.recipes import RECIPES, make_guide, recipe_named
-    from factorlm.inference.guided import all_guides
+    from factorlm.inference.guide_names import all_guides
     from factorlm.models.vectors import load_encoder
 
     guides = Guides(out) if out else all_guides()

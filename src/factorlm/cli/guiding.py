@@ -95,12 +95,13 @@ def show_plan(plan: Plan) -> None:
     if plan.guides:
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("guide")
-        table.add_column("from noise to plan", style="cyan", no_wrap=True)
-        table.add_column("plan", justify="right")
-        table.add_column("text", justify="right")
+        table.add_column("expected of the text, from noise to plan", style="cyan", no_wrap=True)
+        table.add_column("of the plan", justify="right")
+        table.add_column("of the text", justify="right")
         for k, name in enumerate(plan.guides):
             written = f"{plan.written[k]:.2f}" if plan.written else ""
-            table.add_row(f"{escape(name)}={plan.strengths[k]:g}", plan.bars(k), f"{plan.planned[k]:.2f}", written)
+            expected = f"{plan.bars(k)} {plan.probs[-1][k]:.2f}" if plan.probs else ""
+            table.add_row(f"{escape(name)}={plan.strengths[k]:g}", expected, f"{plan.planned[k]:.2f}", written)
         console.print(table)
     heeded = "" if plan.likeness is None else f"; the text has a cosine of {plan.likeness:.2f} to the plan"
     if plan.nearest:

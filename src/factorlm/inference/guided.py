@@ -19,14 +19,12 @@ from torch import Tensor
 from factorlm.algebra import Factor, Named, Power, Product, Term, pad_left, pad_right, unflatten
 from factorlm.diffusion.decoders import BiasDecoder
 from factorlm.diffusion.files import MeaningsCard
-from factorlm.diffusion.guide_files import Guides, LatentGuide
-from factorlm.diffusion.guides import LinearGuide
+from factorlm.diffusion.guide_files import LatentGuide
 from factorlm.diffusion.meanings import DecoderKind, Meanings, Proposal, Proposing
-from factorlm.diffusion.shipped import SHIPPED_GUIDES, load_meanings
-from factorlm.diffusion.zero_shot import guide_of_words, sides
+from factorlm.diffusion.shipped import load_meanings
 from factorlm.errors import InputError
-from factorlm.factors.store import default_stores
 from factorlm.inference.draw import Sampling, generator_of
+from factorlm.inference.guide_names import find_guide
 from factorlm.inference.model import PLAIN, Model
 from factorlm.inference.plans import Plan
 from factorlm.inference.reading import read
@@ -325,28 +323,6 @@ def best_decoder(meanings: Meanings, card: MeaningsCard) -> DecoderKind:
     if not kinds:
         raise InputError("meanings with a decoder are needed, got none; learn one with factorlm guide fit-model")
     return min(kinds, key=lambda kind: measured.get(f"nats per token, {kind} decoder", math.inf))
-
-
-def all_guides() -> Guides:
-    """The guides of the user's store, then those of the package."""
-    return Guides(default_stores()[0].folder / ".guides", SHIPPED_GUIDES)
-
-
-def find_guide(name: str, meanings: Meanings) -> LatentGuide:
-    """A guide by name, or of words, such as "topic:sports".
-
-    Raises:
-        UnknownNameError: if there is none; near names are listed.
-    """
-    words = sides(name)
-    if words is None:
-        return all_guides().load(name).on(meanings.after)
-    if meanings.collection is None:
-        raise InputError(f"meanings with sentences are needed for {name!r}, got none; learn them with shown above 0")
-    like, unlike = words
-    vector_ND = meanings.encode([*like, *unlike])
-    weight_D, bias = guide_of_words(vector_ND[: len(like)], vector_ND[len(like) :], meanings.collection)
-    return LinearGuide(weight_D, bias, meanings.after)
 
 
 def _finite(strengths: Mapping[str, float]) -> dict[str, float]:

@@ -110,8 +110,9 @@ def _plan(plan: Plan) -> str:
     )
     heeded = "" if plan.likeness is None else f" The text has a cosine of {plan.likeness:.2f} to the plan."
     nearest = f'<div class="wide"><table class="near"><tbody>{rows}</tbody></table></div>' if rows else ""
+    drawn = '<p class="note">What each guide expects of the text, from noise to plan.</p>' if plan.probs else ""
     note = f'<p class="note">{"Real sentences nearest to the plan." if rows else ""}{heeded}</p>'
-    return f"<h3>Plan</h3><p>{keys}</p>{_steps(plan)}{note}{nearest}"
+    return f"<h3>Plan</h3><p>{keys}</p>{drawn}{_steps(plan)}{note}{nearest}"
 
 
 def _steps(plan: Plan) -> str:
@@ -133,5 +134,5 @@ def _steps(plan: Plan) -> str:
     ends = f'<text x="0" y="{HIGH + 16}">noise</text><text x="{WIDE}" y="{HIGH + 16}" text-anchor="end">plan</text>'
     return (
         f'<svg class="steps" viewBox="-34 -8 {WIDE + 44} {HIGH + 30}" role="img" '
-        f'aria-label="Probability by each guide over the steps of denoising">{frame}{marks}{ends}{lines}</svg>'
+        f'aria-label="What each guide expects of the text, by step">{frame}{marks}{ends}{lines}</svg>'
     )

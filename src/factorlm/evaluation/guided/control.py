@@ -24,7 +24,7 @@ from factorlm.evaluation.rivals.kept import Kept
 from factorlm.evaluation.rivals.methods import Dials, bare, rivals_of
 from factorlm.evaluation.rivals.rival import bounded
 from factorlm.factors.examples import Example, Split, split
-from factorlm.inference.guided import find_guide
+from factorlm.inference.guide_names import find_guide
 from factorlm.settings import Config
 
 NONE, PLAN, GUIDE, HEAD, BOTH, BEST = "nothing", "plan, no guide", "guide", "head", "head and guide", "best of"

@@ -21,7 +21,7 @@ from factorlm.evaluation.guided.writing import Guiding
 from factorlm.evaluation.intervals import Estimate, mean_interval
 from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.responses import distinct_prompts
-from factorlm.inference.guided import find_guide
+from factorlm.inference.guide_names import find_guide
 from factorlm.settings import Config
 
 
@@ -74,7 +74,6 @@ def measure_latents(guiding: Guiding, settings: Latents) -> Part:
     meanings, _ = load_meanings(bench.models[0].model.lm, guiding.meanings)
     prompts = distinct_prompts(bench, settings.prompts, settings.num_prompts)
     guide = find_guide(settings.guide, meanings)
-    assert isinstance(guide, LinearGuide)
     meanings.encode(prompts)  # so that no way waits for it
     ways = _ways(settings)
     found = []

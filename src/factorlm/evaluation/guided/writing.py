@@ -19,7 +19,8 @@ from factorlm.evaluation.responses import Sample, Samples
 from factorlm.evaluation.rivals.methods import Writing, bare
 from factorlm.evaluation.workbench import Workbench
 from factorlm.inference.expression import factor_part
-from factorlm.inference.guided import GuidedPrior, all_guides, best_decoder, guided
+from factorlm.inference.guide_names import all_guides
+from factorlm.inference.guided import GuidedPrior, best_decoder, guided
 from factorlm.inference.results import Response
 
 ROWS = 32  # texts written together
