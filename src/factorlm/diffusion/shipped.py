@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from factorlm.diffusion.files import FOLDER, MeaningsCard, load
 from factorlm.diffusion.meanings import Meanings
@@ -34,5 +37,9 @@ def load_meanings(lm: CausalLM, path: Path | str | None = None) -> tuple[Meaning
         )
     if card.encoder != DEFAULT_ENCODER and not Path(card.encoder).is_dir():
         raise InputError(f"the encoder {card.encoder} that the card names is not here; put it there, or learn anew")
-    encoder = load_encoder(card.encoder)
-    return load(SHIPPED if path is None else path, lm, encoder.encode), card
+    encoder = load_encoder(card.encoder).encoder  # what is written from here on is not kept on disk
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        return encoder.encode(texts).clone()
+
+    return load(SHIPPED if path is None else path, lm, encode), card
