@@ -7,6 +7,7 @@ Source: Lovelace et al. (2024), arXiv:2408.04220.
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated
 
 import numpy as np
@@ -63,10 +64,11 @@ def measure_signals(guiding: Guiding, settings: Signals) -> Part:
 
 
 def held_out(guiding: Guiding, settings: Signals, corpus: Corpus, meanings: Meanings) -> Encoded:
-    """Windows of a corpus with vectors."""
+    """The first window of each document of a corpus, with vectors: what is another's is of another document."""
     texts = [cleaned(document.text) for document in corpus.load(guiding.bench.data)]
     guiding.bench.used[corpus.part] = fingerprint(texts)
-    windows = windows_of(meanings.lm, texts, settings.windows)[: settings.num_windows]
+    found = (windows_of(meanings.lm, [text], settings.windows)[:1] for text in texts)
+    windows = list(itertools.islice(itertools.chain.from_iterable(found), settings.num_windows))
     return Encoded.of(windows, meanings.encode)
 
 
