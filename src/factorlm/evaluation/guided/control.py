@@ -108,7 +108,7 @@ class Work:
 def measure_control(guiding: Guiding, settings: Control, readers: dict[str, Reader]) -> Part:
     """Write with each method at each setting of its dial, and judge."""
     parts = [_of(guiding, settings, WANTED[name], readers[WANTED[name].judge]) for name in settings.wanted]
-    cautions = []
+    cautions = ["A guide's setting at the head of this page is the best of several: some of that is luck."]
     if settings.num_prompts < 100:
         cautions.append(
             f"With {settings.num_prompts} prompts a rate near one half is known to about "
