@@ -7,7 +7,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -45,11 +44,6 @@ class Collection:
             [(self.texts[c], cosine) for c, cosine in zip(places, cosines, strict=True)]
             for places, cosines in zip(found.indices.tolist(), found.values.tolist(), strict=True)
         ]
-
-    @cached_property
-    def mean_D(self) -> Tensor:
-        """Of the vectors."""
-        return self.vector_CD.mean(0)
 
     def tensors(self) -> dict[str, Tensor]:
         """To be written down; vectors in eight bits, of which a cosine keeps two digits."""
