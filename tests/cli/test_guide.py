@@ -146,6 +146,7 @@ def test_meanings_are_learned_and_guide(run: Run, files: Path, corpus: Path, tin
         (("--guide", "glad=3", "--sampler", "smc"), "with the local sampler"),
         (("--guide", "glad=3", "--decoder", "hard"), "no decoder named 'hard'"),
         (("--meanings", "nowhere"), "meanings.json"),
+        (("--guide", "positive=3", "--meaning-particles", "1"), "0 or at least 2"),
     ],
 )
 def test_bad_guiding_ends_in_one_line(run: Run, files: Path, words: tuple[str, ...], message: str, lm: object) -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 CLEAR = 10.0  # the strength of a guide that is only named
 DECODERS = ("soft", "bias")
-STEPS = 20
 SHOWN_CHARACTERS = 90  # of a real sentence
 
 
@@ -75,6 +74,8 @@ def prior_of(model: Model, wish: Wish) -> GuidedPrior:
     if wish.decoder and wish.decoder not in DECODERS:
         raise UnknownNameError.of("decoder", wish.decoder, DECODERS)
     proposing = Proposing(denoising=FEW_STEPS.model_copy(update={"steps": wish.steps}))
+    if wish.exact == 1:
+        raise InputError("--meaning-particles is 0 or at least 2, got 1; 32 is usual")
     if wish.exact:
         denoising = Denoising(steps=wish.steps, most=FEW_STEPS.most)  # ancestral: its steps have densities
         proposing = Proposing(denoising=denoising, particles=LatentParticles(number=wish.exact))
