@@ -19,6 +19,7 @@ from factorlm.evaluation.guided.grid import Grid
 from factorlm.evaluation.guided.latency import Latency
 from factorlm.evaluation.guided.latents import Latents
 from factorlm.evaluation.guided.measured import shares
+from factorlm.evaluation.guided.noise import Noise
 from factorlm.evaluation.guided.recipes import RECIPES, make_guide, recipe_named
 from factorlm.evaluation.guided.signals import Signals
 from factorlm.evaluation.guided.topics import learn_topic_judge
@@ -81,6 +82,9 @@ def settings(folder: Path) -> Settings:
         meanings=str(folder), max_tokens=6,
         signals=Signals(corpora=(Corpus(part="stories/held", name="stories"),), num_windows=8, shares=(0.5, 1.0),
                         windows=FITTING.windows),
+        noise=Noise(learned_from=Corpus(part="stories/held", name="learned"), num_windows=20,
+                    bias=BiasLearning(steps=4, batch=16, rising=1), shares=(0.2, 1.0), num_held_out=6,
+                    measured_on=Corpus(part="stories/held", name="stories")),
         control=Control(wanted=("positive", "topic sports"), num_prompts=6, doses=(2.0, 8.0), emphasis=(1.5,), heads=(),
                         best_of=(2, 3), fudge=()),
         grid=Grid(topics=("sports", "business"), num_prompts=4),
@@ -93,12 +97,13 @@ def test_the_whole_suite(bench: Workbench, folder: Path) -> None:
     found = run(bench, settings(folder))
     titles = [section.title for section in found.sections]
     assert titles == [
-        "Signals: stories", "Control: positive", "Control: topic sports", "Two guides at once", "Latents", "Time",
-        "Judges",
+        "Signals: stories", "Noise augmentation", "Control: positive", "Control: topic sports", "Two guides at once",
+        "Latents", "Time", "Judges",
     ]  # fmt: skip
-    assert len(found.headlines) == 6
+    assert len(found.headlines) == 7
+    assert list(found.measures["nats saved by noise in learning"]) == ["0.2", "1"]
     rates = found.measures["positive, rate"]
-    expected = {NONE, PLAN, f"{GUIDE} 2", f"{GUIDE} 8", f"{GUIDE}, emphasis 1.5 10", f"{BEST} 2", f"{BEST} 3"}
+    expected = {NONE, PLAN, f"{GUIDE} 2", f"{GUIDE} 8", f"{GUIDE}, emphasis 1.5 30", f"{BEST} 2", f"{BEST} 3"}
     assert expected <= set(rates)
     assert any(name.startswith("prompting") for name in rates)
     assert all(0 <= rate.value <= 1 for rate in rates.values() if rate.value is not None)

@@ -112,7 +112,7 @@ def _heeding(guiding: Guiding, settings: Signals, meanings: Meanings, examples: 
     ]
 
 
-def _nats(h: Heeding, values_N: torch.Tensor, seed: int) -> Estimate:
+def nats(h: Heeding, values_N: torch.Tensor, seed: int) -> Estimate:
     """Nats per token, over windows."""
     tokens_N = h.num_tokens_N.numpy().astype(float)
     return ratio_interval(values_N.numpy() * tokens_N, tokens_N, seed=seed)
@@ -133,11 +133,11 @@ def _section(
         mine = [h for h in decoders if h.decoder == kind]
         x = tuple(h.share for h in mine)
         series += [
-            Series(name=f"{kind}, its own latent", x=x, y=tuple(_nats(h, h.true_N, seed) for h in mine)),
-            Series(name=f"{kind}, another latent", x=x, y=tuple(_nats(h, h.other_N, seed) for h in mine)),
+            Series(name=f"{kind}, its own latent", x=x, y=tuple(nats(h, h.true_N, seed) for h in mine)),
+            Series(name=f"{kind}, another latent", x=x, y=tuple(nats(h, h.other_N, seed) for h in mine)),
         ]
     shares = tuple(sorted({h.share for h in decoders}))
-    bare = _nats(alone, alone.true_N, seed)
+    bare = nats(alone, alone.true_N, seed)
     series.append(Series(name="no latent", x=shares, y=tuple(bare.value for _ in shares), is_reference=True))
     curve = Curve(
         title=f"Nats per token against noise: {name}", x_label="share of the latent's variance that is signal",

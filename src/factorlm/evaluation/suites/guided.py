@@ -15,6 +15,7 @@ from factorlm.evaluation.guided.grid import Grid, measure_grid
 from factorlm.evaluation.guided.latency import Latency, measure_latency
 from factorlm.evaluation.guided.latents import Latents, measure_latents
 from factorlm.evaluation.guided.measured import Reader
+from factorlm.evaluation.guided.noise import Noise, measure_noise
 from factorlm.evaluation.guided.signals import Signals, measure_signals
 from factorlm.evaluation.guided.topics import TopicJudge, learn_topic_judge
 from factorlm.evaluation.guided.writing import Guiding
@@ -26,7 +27,7 @@ from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.inference import Sampling
 from factorlm.settings import Config
 
-PartName = Literal["signals", "control", "grid", "latents", "latency"]
+PartName = Literal["signals", "noise", "control", "grid", "latents", "latency"]
 TOPIC, SENTIMENT = "topic-words", "sentiment-words"
 
 
@@ -40,18 +41,20 @@ class Settings(Config):
         max_tokens: of a text.
         sampling: how tokens are drawn.
         signals: decoders and proposals on held-out texts.
+        noise: a decoder learned with and without noise.
         control: attribute rates against other ways.
         grid: two guides at once.
         latents: how they are drawn.
         latency: of drawing latents.
     """
 
-    parts: tuple[PartName, ...] = ("signals", "control", "grid", "latents", "latency")
+    parts: tuple[PartName, ...] = ("signals", "noise", "control", "grid", "latents", "latency")
     meanings: str = ""
     samples: Annotated[int, Field(ge=1)] = 1
     max_tokens: Annotated[int, Field(ge=1)] = 20
     sampling: Sampling = Sampling(top_p=0.9, repetition_penalty=1.2)  # as published
     signals: Signals = Signals()
+    noise: Noise = Noise()
     control: Control = Control()
     grid: Grid = Grid()
     latents: Latents = Latents()
@@ -77,7 +80,9 @@ def run(bench: Workbench, settings: Settings) -> Findings:
     if len(bench.models) > 1:
         raise InputError(f"one language model is needed to be guided, got {', '.join(bench.names)}")
     if not settings.parts:
-        raise InputError("at least one part is needed, got none; take signals, control, grid, latents or latency")
+        raise InputError(
+            "at least one part is needed, got none; take signals, noise, control, grid, latents or latency"
+        )
     for name in settings.control.wanted:
         if name not in WANTED:
             raise UnknownNameError.of("wish", name, WANTED)
@@ -115,6 +120,8 @@ def _cautions(readers: dict[str, Reader]) -> tuple[str, ...]:
 def _measured(guiding: Guiding, settings: Settings, readers: dict[str, Reader], part: PartName) -> Part:
     if part == "signals":
         return measure_signals(guiding, settings.signals)
+    if part == "noise":
+        return measure_noise(guiding, settings.noise)
     if part == "control":
         return measure_control(guiding, settings.control, readers)
     if part == "grid":
