@@ -116,26 +116,29 @@ HEEDED = _claim(
     "decoders-heed-meanings",
     "A decoder needs fewer nats for a text when it is told what the text means",
     LOVELACE, "the true embedding below none, none below a shuffled one",
-    "Holds if intervals of nats saved against no latent and against another one are above 0 on every corpus.", _heeded,
+    "Holds if intervals of nats saved against no latent and against another one are above 0 on every corpus, and "
+    "does not hold if one is below; else it is not shown.", _heeded,
 )  # fmt: skip
 PROPOSED = _claim(
     "proposals-follow-the-prefix",
     "A meaning drawn for a prefix is more like what follows it than like what follows elsewhere",
     LOVELACE, "cosine above that of shuffled pairs",
-    "Holds if the interval of the difference of cosines is above 0 on every corpus.", _proposed,
+    "Holds if the interval of the difference of cosines is above 0 on every corpus, and does not hold if one is below; "
+    "else it is not shown.", _proposed,
 )  # fmt: skip
 NEAR_TILTED = _claim(
     "guidance-comes-near-the-tilted-prior",
     "Loss-guided denoising in 20 steps comes near the prior tilted by the guide",
     "Song et al. 2023, Loss-guided diffusion", "an approximation; particles are the reference (Wu et al. 2023)",
-    f"Holds if the probability by the guide is within {NEAR} of that of particles at every strength.", _near,
+    f"Holds if the probability by the guide is within {NEAR} of that of particles at every strength; else it does not "
+    "hold.", _near,
 )  # fmt: skip
 STEERS = _claim(
     "guides-steer-texts",
     "A classifier of sentence vectors, learned in seconds, steers what is written",
     LOVELACE, "98.9% positive under control, by a secondary listing",
     "Holds if, at strength 30, the interval of the change of rate by an independent judge is on the wanted side of 0 "
-    "for every attribute and topic.", _steers,
+    "for every attribute and topic, and does not hold if one is on the other side; else it is not shown.", _steers,
 )  # fmt: skip
 BEATS_HEADS = _claim(
     "guides-steer-further-than-heads",
@@ -148,6 +151,7 @@ QUICK = _claim(
     "drawing-a-meaning-takes-little-time",
     "A meaning is drawn once per text, so it costs little even for short ones",
     LOVELACE, "1.7 times the runtime; weaker for short texts",
-    f"Holds if drawing in 10 steps takes at most {MOST_WAIT:.0%} of the time of a text of 20 tokens written alone.",
+    f"Holds if drawing in 10 steps takes at most {MOST_WAIT:.0%} of the time of a text of 20 tokens written alone; "
+    "else it does not hold.",
     _quick,
 )  # fmt: skip
