@@ -35,6 +35,7 @@ class GuideCard(Card):
         quality: on texts left out.
         sources: files or sets of the texts.
         licence: of the texts, and so of the guide.
+        credit: to whom the texts are owed.
     """
 
     format: Literal[1] = 1
@@ -49,6 +50,7 @@ class GuideCard(Card):
     quality: GuideQuality
     sources: tuple[str, ...] = ()
     licence: str = "unspecified"
+    credit: str = ""
 
 
 class LatentGuide(Guide, Protocol):

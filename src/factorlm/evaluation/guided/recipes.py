@@ -28,6 +28,7 @@ class GuideRecipe:
         label: what its probability is of.
         sources: data sets.
         licence: of the texts.
+        credit: to whom they are owed.
         texts: with the label, and without.
     """
 
@@ -36,6 +37,7 @@ class GuideRecipe:
     label: str
     sources: tuple[str, ...]
     licence: str
+    credit: str
     texts: Callable[[DataFolder], Sides]
 
 
@@ -62,15 +64,19 @@ def _toxic(data: DataFolder) -> Sides:
 RECIPES = (
     GuideRecipe(
         "positive", "praise rather than blame", "positive against negative sentences of reviews",
-        ("review_sentiment_transfer/yelp_dev",), "CC BY-SA 4.0", _labelled("review_sentiment_transfer/yelp_dev", 1, 0),
+        ("review_sentiment_transfer/yelp_dev",), "CC BY-SA 4.0",
+        "J. Li, R. Jia, H. He, P. Liang, Delete, Retrieve, Generate (2018); "
+        "github.com/lijuncen/Sentiment-and-Style-Transfer", _labelled("review_sentiment_transfer/yelp_dev", 1, 0),
     ),
     GuideRecipe(
         "polite", "polite rather than impolite requests", "requests rated polite against impolite",
-        ("politeness/stack_exchange", "politeness/wikipedia"), "Apache-2.0", _polite,
+        ("politeness/stack_exchange", "politeness/wikipedia"), "Apache-2.0",
+        "C. Danescu-Niculescu-Mizil et al., A computational approach to politeness (2013)", _polite,
     ),
     GuideRecipe(
         "toxic", "insults and vulgar language", "toxic sentences against their neutral rewrites",
-        ("paradetox/train",), "CC0 1.0", _toxic,
+        ("paradetox/train",), "CC0 1.0",
+        "V. Logacheva et al., ParaDetox (2022)", _toxic,
     ),
 )  # fmt: skip
 
@@ -96,6 +102,7 @@ def make_guide(recipe: GuideRecipe, data: DataFolder, encode: Encode) -> KeptGui
         name=recipe.name, description=recipe.description, label=recipe.label, encoder=DEFAULT_ENCODER,
         width=vector_ND.shape[1], num_positive=len(positive), num_negative=len(negative), quality=found.quality,
         sources=recipe.sources, licence=recipe.licence,
+        credit=recipe.credit,
     )  # fmt: skip
     return KeptGuide(card, found.weight_D, found.bias)
 
