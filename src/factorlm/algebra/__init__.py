@@ -2,7 +2,7 @@
 
 from factorlm.algebra import laws
 from factorlm.algebra.enumeration import global_product, local_product, log_weights_of_texts, total_variation
-from factorlm.algebra.factor import PAD, Factor, State, end_together, pad_left, pad_right, select_rows
+from factorlm.algebra.factor import PAD, Factor, State, end_together, pad_left, pad_right, select_rows, without_last
 from factorlm.algebra.logspace import entropy, log_mean, log_normalize, mean_where_possible, scale
 from factorlm.algebra.operators import (
     Interpolation,
@@ -51,4 +51,5 @@ __all__ = [
     "select_rows",
     "total_variation",
     "unflatten",
+    "without_last",
 ]

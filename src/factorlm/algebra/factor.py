@@ -171,6 +171,12 @@ def end_together(x_BT: Tensor, num_tokens_B: Tensor) -> Tensor:
     return x_BT[torch.arange(x_BT.shape[0], device=x_BT.device)[:, None], index_BT.clamp(min=0)]
 
 
+def without_last(token_BT: Tensor, num_tokens_B: Tensor) -> Tensor:
+    """Rows of tokens without the last num_tokens_B[b] of each; they still end together, filled on the left with PAD."""
+    index_BT = torch.arange(token_BT.shape[1], device=token_BT.device)[None] - num_tokens_B.to(token_BT)[:, None]
+    return torch.where(index_BT < 0, PAD, token_BT.gather(1, index_BT.clamp(min=0)))
+
+
 def pad_left(rows: list[list[int]]) -> Tensor:
     """A batch of prefixes [B, T], filled on the left with PAD."""
     width = max(map(len, rows), default=0)

@@ -20,7 +20,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from factorlm.algebra import PAD, Factor, State
+from factorlm.algebra import PAD, Factor, State, without_last
 from factorlm.diffusion.levels import WIDEST, noise_share, signal
 from factorlm.models import CausalLM
 from factorlm.models.encoding import Encoded
@@ -192,9 +192,7 @@ class BiasDecoder(ReadsMore, Factor):
     def trim(self, state: State, num_tokens_B: Tensor) -> State:
         """See Factor."""
         encoded, bias_BE, said_BS = state.memory
-        index_BS = torch.arange(said_BS.shape[1], device=said_BS.device)[None] - num_tokens_B.to(said_BS)[:, None]
-        said_BS = torch.where(index_BS < 0, PAD, said_BS.gather(1, index_BS.clamp(min=0)))
-        return self._moved(self.lm.trimmed(encoded, num_tokens_B), bias_BE, said_BS)
+        return self._moved(self.lm.trimmed(encoded, num_tokens_B), bias_BE, without_last(said_BS, num_tokens_B))
 
     def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
         """See Factor."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factorlm.algebra import PAD, Factor, State
+from factorlm.algebra import PAD, Factor, State, without_last
 from factorlm.models import CausalLM
 from factorlm.models.body import SpanLayer
 from factorlm.models.encoding import Encoded
@@ -73,11 +73,7 @@ class Candidates(Factor):
     def trim(self, state: State, num_tokens_B: Tensor) -> State:
         """See Factor."""
         encoded, token_BT = state.memory
-        length = token_BT.shape[1]
-        index_BT = torch.arange(length)[None] - num_tokens_B.cpu()[:, None]
-        moved_BT = token_BT.gather(1, index_BT.clamp(min=0).to(token_BT.device))
-        token_BT = torch.where(index_BT.to(token_BT.device) < 0, PAD, moved_BT)
-        return self._state(self.lm.trimmed(encoded, num_tokens_B), token_BT)
+        return self._state(self.lm.trimmed(encoded, num_tokens_B), without_last(token_BT, num_tokens_B))
 
     def _state(self, encoded: Encoded, token_BT: Tensor) -> State:
         log_prob_BV = self.lm.log_prob(encoded)
