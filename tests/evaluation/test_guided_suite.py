@@ -18,13 +18,13 @@ from factorlm.evaluation.guided.control import BEST, GUIDE, NONE, PLAN, Control,
 from factorlm.evaluation.guided.grid import Grid
 from factorlm.evaluation.guided.latency import Latency
 from factorlm.evaluation.guided.latents import Latents
-from factorlm.evaluation.guided.measured import shares
 from factorlm.evaluation.guided.noise import Noise
 from factorlm.evaluation.guided.recipes import RECIPES, make_guide, recipe_named
 from factorlm.evaluation.guided.signals import Signals
 from factorlm.evaluation.guided.topics import learn_topic_judge
 from factorlm.evaluation.guided.writing import Guiding, Way, best_of
 from factorlm.evaluation.judges import load_judge
+from factorlm.evaluation.judging import judged
 from factorlm.evaluation.responses import Sample
 from factorlm.evaluation.rivals.methods import Writing
 from factorlm.evaluation.suites.guided import Settings, run
@@ -162,7 +162,7 @@ def test_the_judge_of_topics(bench: Workbench) -> None:
     assert np.isnan(judge.probabilities(["..."])).all()
     samples = [[Sample("a match", (1,), 0, 0, "end"), Sample("software", (1,), 0, 0, "end")],
                [Sample("!", (1,), 0, 0, "end"), Sample("the team", (1,), 0, 0, "end")]]  # fmt: skip
-    assert shares(bench, judge, "sports", samples, "judging").tolist() == [0.5, 1.0]
+    assert judged(bench, judge, samples, "judging").share("sports").tolist() == [0.5, 1.0]
 
 
 def test_recipes_of_guides(put: Put, lm: object) -> None:

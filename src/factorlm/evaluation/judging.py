@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,29 @@ from factorlm.evaluation.workbench import Workbench
 TEXTS = 64  # judged together
 
 
+class Reader(Protocol):
+    """What judges samples: a judge of the shelf, or one that is learned where it is used."""
+
+    @property
+    def name(self) -> str:
+        """Of it."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Between which it decides."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that its verdicts depend on."""
+
+    @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """Counts on test texts; rows are true labels."""
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Of each label, [B, L]; nan for a text without words."""
+
+
 @dataclass(frozen=True)
 class Verdicts:
     """What a judge says of samples.
@@ -30,7 +54,7 @@ class Verdicts:
         prob_PSL: probability of each label; nan for a text without words.
     """
 
-    judge: Judge
+    judge: Reader
     prob_PSL: NDArray[np.float64]
 
     def prob(self, label: str) -> NDArray[np.float64]:
@@ -60,7 +84,7 @@ class Verdicts:
         return attribute_rate(said, self.judge.confusion, label=number, seed=seed)
 
 
-def judged(bench: Workbench, judge: Judge, samples: Samples, stage: str) -> Verdicts:
+def judged(bench: Workbench, judge: Reader, samples: Samples, stage: str) -> Verdicts:
     """A judge's verdicts on the continuations alone, cached."""
     bench.judges_used[judge.name] = judge.fingerprint
     texts = [sample.text for row in samples for sample in row]

@@ -14,9 +14,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from factorlm.evaluation.document import Cell, Column, Scatter, Section, Series, Table
 from factorlm.evaluation.document import Samples as Shown
 from factorlm.evaluation.guided.goals import WANTED, Wanted
-from factorlm.evaluation.guided.measured import Group, Reader, measured
+from factorlm.evaluation.guided.measured import Group, measured
 from factorlm.evaluation.guided.writing import Guiding, Way, best_of
 from factorlm.evaluation.intervals import Comparison, Estimate, compare
+from factorlm.evaluation.judging import Reader
 from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.responses import Samples, distinct_prompts, respond
 from factorlm.evaluation.rivals.goals import GOALS
@@ -172,7 +173,7 @@ def _headed(work: Work, strength: float) -> Samples:
 def _add_best(work: Work, plain: Samples) -> None:
     """The best of several by the very classifier that guides."""
     guiding, wanted = work.guiding, work.wanted
-    meanings = guiding.prior(Way({})).meanings
+    meanings = guiding.loaded
     guide = find_guide(wanted.guide, meanings)
 
     def score(texts: list[str]) -> list[float]:

@@ -11,11 +11,10 @@ from pydantic import Field, PositiveFloat
 
 from factorlm.evaluation.document import Cell, Column, Matrix, Section, Table
 from factorlm.evaluation.guided.goals import WANTED
-from factorlm.evaluation.guided.measured import Reader, shares
 from factorlm.evaluation.guided.topics import TOPICS
 from factorlm.evaluation.guided.writing import Guiding, Way
 from factorlm.evaluation.intervals import Estimate, mean_interval
-from factorlm.evaluation.judging import base_perplexity
+from factorlm.evaluation.judging import Reader, base_perplexity, judged
 from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.responses import distinct_prompts
 from factorlm.settings import Config
@@ -53,9 +52,10 @@ def measure_grid(guiding: Guiding, settings: Grid, sentiment: Reader, topics: Re
             strengths |= {WANTED[f"topic {topic}"].guide: settings.topic} if topic else {}
             name = " and ".join(filter(None, (side, topic))) or "no guide"
             samples = guiding.write(Way(strengths), prompts, f"writing the grid: {name}").samples
+            of_topics = judged(bench, topics, samples, f"judging the grid: {name}")
             found = {
-                "positive": shares(bench, sentiment, "positive", samples, f"judging the grid: {name}"),
-                **{t: shares(bench, topics, t, samples, f"judging the grid: {name}") for t in settings.topics},
+                "positive": judged(bench, sentiment, samples, f"judging the grid: {name}").share("positive"),
+                **{t: of_topics.share(t) for t in settings.topics},
             }
             rates[side, topic] = {key: mean_interval(has_P, seed=seed) for key, has_P in found.items()}
             prices[side, topic] = base_perplexity(samples, seed)

@@ -15,7 +15,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from factorlm.diffusion import Denoising, Guidance, LatentParticles, LinearGuide, Meanings, Proposing, Schedule
 from factorlm.diffusion.meanings import FEW_STEPS
-from factorlm.diffusion.shipped import load_meanings
 from factorlm.evaluation.document import Cell, Column, Curve, Section, Series, Table
 from factorlm.evaluation.guided.writing import Guiding
 from factorlm.evaluation.intervals import Estimate, mean_interval
@@ -71,7 +70,7 @@ class Drawn:
 def measure_latents(guiding: Guiding, settings: Latents) -> Part:
     """Draw latents in all ways."""
     bench = guiding.bench
-    meanings, _ = load_meanings(bench.models[0].model.lm, guiding.meanings)
+    meanings = guiding.loaded
     prompts = distinct_prompts(bench, settings.prompts, settings.num_prompts)
     guide = find_guide(settings.guide, meanings)
     meanings.encode(prompts)  # so that no way waits for it

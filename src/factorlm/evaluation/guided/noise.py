@@ -13,7 +13,6 @@ from pydantic import Field, PositiveInt
 from factorlm.diffusion import BiasLearning, Meanings, Schedule, learn_bias
 from factorlm.diffusion.checks import Heeding, measure_decoders
 from factorlm.diffusion.fitting import Encoded
-from factorlm.diffusion.shipped import load_meanings
 from factorlm.diffusion.windows import WindowSettings, windows_of
 from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.document import Curve, Section, Series
@@ -52,7 +51,7 @@ class Noise(Config):
 def measure_noise(guiding: Guiding, settings: Noise) -> Part:
     """Learn both decoders, and read held-out texts with latents of all levels of noise."""
     bench = guiding.bench
-    meanings, _ = load_meanings(bench.models[0].model.lm, guiding.meanings)
+    meanings = guiding.loaded
     signals = Signals(num_windows=settings.num_held_out)
     texts = held_out(guiding, signals, settings.measured_on, meanings)
     found = {

@@ -18,7 +18,6 @@ from factorlm.diffusion import Examples, WindowSettings, windows_of
 from factorlm.diffusion.checks import Heeding, Likeness, measure_decoders, measure_proposals
 from factorlm.diffusion.fitting import Encoded
 from factorlm.diffusion.meanings import Meanings, Proposing
-from factorlm.diffusion.shipped import load_meanings
 from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.document import Column, Curve, Section, Series, Table
 from factorlm.evaluation.guided.writing import Guiding
@@ -54,8 +53,7 @@ class Signals(Config):
 
 def measure_signals(guiding: Guiding, settings: Signals) -> Part:
     """Decoders with their own, other and no latents against noise; proposals with and without the prefix."""
-    meanings, _ = load_meanings(guiding.bench.models[0].model.lm, guiding.meanings)
-    parts = [_of(guiding, settings, meanings, corpus) for corpus in settings.corpora]
+    parts = [_of(guiding, settings, guiding.loaded, corpus) for corpus in settings.corpora]
     return Part(
         sections=tuple(section for part in parts for section in part.sections),
         measures={name: values for part in parts for name, values in part.measures.items()},

@@ -33,17 +33,25 @@ class TopicJudge:
 
     Attributes:
         model: of words.
-        accuracy: on test texts.
-        num_test: of these.
+        confusion: counts on test texts; rows are true labels.
         fingerprint: of what it learned from.
     """
 
     model: Any
-    accuracy: float
-    num_test: int
+    confusion: tuple[tuple[int, ...], ...]
     fingerprint: str
     name: str = "topic-words"
     labels: tuple[str, ...] = tuple(TOPICS)
+
+    @property
+    def num_test(self) -> int:
+        """Test texts."""
+        return sum(map(sum, self.confusion))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the test texts whose verdict is right."""
+        return sum(row[i] for i, row in enumerate(self.confusion)) / self.num_test
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Of each label, [B, L]; nan for a text without words."""
@@ -56,6 +64,7 @@ def learn_topic_judge(bench: Workbench) -> TopicJudge:
     """Logistic regression of words and pairs of words, from news without headlines."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import confusion_matrix
     from sklearn.pipeline import make_pipeline
 
     train, test = news("train")(bench.data), news("test")(bench.data)
@@ -67,5 +76,5 @@ def learn_topic_judge(bench: Workbench) -> TopicJudge:
         LogisticRegression(C=PENALTY, max_iter=1000),
     ).fit(texts, [e.label for e in train])
     bench.report("learning a judge of topics", 1, 1)
-    accuracy = float(model.score([e.text for e in test], [e.label for e in test]))
-    return TopicJudge(model, accuracy, len(test), key)
+    counts_LL = confusion_matrix([e.label for e in test], model.predict([e.text for e in test]))
+    return TopicJudge(model, tuple(tuple(row) for row in counts_LL.tolist()), key)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlm.diffusion.files import FOLDER
-from factorlm.diffusion.meanings import DecoderKind, Proposing
+from factorlm.diffusion.meanings import DecoderKind, Meanings, Proposing
 from factorlm.diffusion.shipped import SHIPPED, load_meanings
 from factorlm.evaluation.responses import Sample, Samples
 from factorlm.evaluation.rivals.methods import Writing, bare
 from factorlm.evaluation.workbench import Workbench
 from factorlm.inference.expression import factor_part
 from factorlm.inference.guide_names import all_guides
-from factorlm.inference.guided import GuidedPrior, best_decoder, guided
+from factorlm.inference.guided import GuidedPrior, guided
 from factorlm.inference.results import Response
 
 ROWS = 32  # texts written together
@@ -85,11 +86,10 @@ class Guiding:
             proposing=way.proposing,
         )  # fmt: skip
 
-    @property
-    def decoder(self) -> DecoderKind:
-        """The one that is taken where none is named."""
-        meanings, card = load_meanings(self.bench.models[0].model.lm, self.meanings)
-        return best_decoder(meanings, card)
+    @cached_property
+    def loaded(self) -> Meanings:
+        """The prior over meanings."""
+        return load_meanings(self.bench.models[0].model.lm, self.meanings)[0]
 
     def write(self, way: Way, prompts: Sequence[str], stage: str) -> Planned:
         """Texts after prompts, as `responses.respond`, with their plans."""

@@ -14,13 +14,12 @@ from factorlm.evaluation.guided.goals import WANTED
 from factorlm.evaluation.guided.grid import Grid, measure_grid
 from factorlm.evaluation.guided.latency import Latency, measure_latency
 from factorlm.evaluation.guided.latents import Latents, measure_latents
-from factorlm.evaluation.guided.measured import Reader
 from factorlm.evaluation.guided.noise import Noise, measure_noise
 from factorlm.evaluation.guided.signals import Signals, measure_signals
 from factorlm.evaluation.guided.topics import TopicJudge, learn_topic_judge
 from factorlm.evaluation.guided.writing import Guiding
 from factorlm.evaluation.judges import Judge, load_judge
-from factorlm.evaluation.judging import judge_blocks
+from factorlm.evaluation.judging import Reader, judge_blocks
 from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.rivals.methods import Writing
 from factorlm.evaluation.workbench import Findings, Workbench
