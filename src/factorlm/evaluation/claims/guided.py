@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from factorlm.evaluation.claims.claim import Verdict, all_of, decide
@@ -13,6 +14,7 @@ RECORD = "guided/report.json"
 GUIDED = "factorlm eval guided --set latents.num_prompts=48 --out benchmarks/records/guided"
 LOVELACE = "Lovelace et al. 2024, Diffusion guided language modeling"
 STRONG = "guide 30"
+LESS = "less toxic"  # the wish for fewer texts with a label
 MOST_WAIT = 0.15  # of the time of a text of 20 tokens
 NEAR = 0.1  # of the probability under the tilted prior
 FEW = "20 tokens, 1 together, 10 steps"
@@ -22,18 +24,19 @@ Decided = tuple[str, dict[str, Any], Verdict]
 _claim = functools.partial(on_record, RECORD, GUIDED)
 
 
+def _each(values: Mapping[str, Estimate], above: Callable[[str], bool] = lambda of: True) -> Decided:
+    """Whether every number is above zero, or below it where that is wanted."""
+    said = "; ".join(f"{estimate} ({of})" for of, estimate in values.items())
+    verdicts = [decide(estimate, 0.0, above=above(of)) for of, estimate in values.items()]
+    return said, {of: estimate.value for of, estimate in values.items()}, all_of(verdicts)
+
+
 def _all_above(found: Found, start: str) -> Decided:
     """Whether every measure whose name begins so is above zero, of everything that it was measured of."""
-    values = {
+    return _each({
         f"{measure.removeprefix(start).strip(', ')}, {of}": estimate
         for measure, by in found.items() if measure.startswith(start) for of, estimate in by.items()
-    }  # fmt: skip
-    said = "; ".join(f"{estimate} ({of})" for of, estimate in values.items())
-    return (
-        said,
-        {of: e.value for of, e in values.items()},
-        all_of([decide(e, 0.0, above=True) for e in values.values()]),
-    )
+    })  # fmt: skip
 
 
 def _heeded(found: Found) -> Decided:
@@ -52,9 +55,8 @@ def _proposed(found: Found) -> Decided:
         measure.removeprefix("cosine gained by proposals, "): by["prefix × 1"]
         for measure, by in found.items() if measure.startswith("cosine gained by proposals")
     }  # fmt: skip
-    said = "; ".join(f"{estimate} ({of})" for of, estimate in values.items())
-    verdicts = [decide(estimate, 0.0, above=True) for estimate in values.values()]
-    return f"cosine gained: {said}", {of: e.value for of, e in values.items()}, all_of(verdicts)
+    said, numbers, verdict = _each(values)
+    return f"cosine gained: {said}", numbers, verdict
 
 
 def _differences(found: Found, way: str) -> dict[str, Estimate]:
@@ -64,10 +66,8 @@ def _differences(found: Found, way: str) -> dict[str, Estimate]:
 
 
 def _steers(found: Found) -> Decided:
-    values = _differences(found, STRONG)
-    said = "; ".join(f"{wish} {estimate}" for wish, estimate in values.items())
-    verdicts = [decide(e, 0.0, above=wish != "less toxic") for wish, e in values.items()]
-    return f"rate at strength 30 less that without: {said}", {w: e.value for w, e in values.items()}, all_of(verdicts)
+    said, numbers, verdict = _each(_differences(found, STRONG), lambda wish: wish != LESS)
+    return f"rate at strength 30 less that without: {said}", numbers, verdict
 
 
 def _beats_heads(found: Found) -> Decided:
@@ -83,7 +83,7 @@ def _further(ours: Estimate, theirs: Estimate, wish: str) -> Verdict:
     if ours.low is None or ours.high is None or theirs.low is None or theirs.high is None:
         return "not shown"
     ahead, behind = ours.low > theirs.high, ours.high < theirs.low
-    if wish == "less toxic":
+    if wish == LESS:
         ahead, behind = behind, ahead
     return "holds" if ahead else "does not hold here" if behind else "not shown"
 

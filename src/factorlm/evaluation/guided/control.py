@@ -18,7 +18,7 @@ from factorlm.evaluation.guided.measured import Group, measured
 from factorlm.evaluation.guided.writing import Guiding, Way, best_of
 from factorlm.evaluation.intervals import Comparison, Estimate, compare
 from factorlm.evaluation.judging import Reader
-from factorlm.evaluation.priors.part import Part
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.responses import Samples, distinct_prompts, respond
 from factorlm.evaluation.rivals.goals import GOALS
 from factorlm.evaluation.rivals.kept import Kept
@@ -115,12 +115,7 @@ def measure_control(guiding: Guiding, settings: Control, readers: dict[str, Read
             f"With {settings.num_prompts} prompts a rate near one half is known to about "
             f"±{1 / settings.num_prompts**0.5:.0%}."
         )
-    return Part(
-        sections=tuple(section for part in parts for section in part.sections),
-        measures={name: values for part in parts for name, values in part.measures.items()},
-        headlines=tuple(line for part in parts for line in part.headlines),
-        cautions=tuple(cautions),
-    )
+    return Part.joined([*parts, Part(sections=(), cautions=tuple(cautions))])
 
 
 def _of(guiding: Guiding, settings: Control, wanted: Wanted, reader: Reader) -> Part:

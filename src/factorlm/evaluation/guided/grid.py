@@ -15,7 +15,7 @@ from factorlm.evaluation.guided.topics import TOPICS
 from factorlm.evaluation.guided.writing import Guiding, Way
 from factorlm.evaluation.intervals import Estimate, mean_interval
 from factorlm.evaluation.judging import Reader, base_perplexity, judged
-from factorlm.evaluation.priors.part import Part
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.responses import distinct_prompts
 from factorlm.settings import Config
 

@@ -12,7 +12,7 @@ from factorlm.diffusion.meanings import FEW_STEPS, Proposing
 from factorlm.evaluation.document import Cell, Column, Section, Table
 from factorlm.evaluation.guided.writing import Guiding, Way
 from factorlm.evaluation.intervals import Estimate
-from factorlm.evaluation.priors.part import Part
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.responses import distinct_prompts
 from factorlm.inference.guided import GuidedPrior
 from factorlm.settings import Config

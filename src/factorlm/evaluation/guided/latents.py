@@ -18,7 +18,7 @@ from factorlm.diffusion.meanings import FEW_STEPS
 from factorlm.evaluation.document import Cell, Column, Curve, Section, Series, Table
 from factorlm.evaluation.guided.writing import Guiding
 from factorlm.evaluation.intervals import Estimate, mean_interval
-from factorlm.evaluation.priors.part import Part
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.responses import distinct_prompts
 from factorlm.inference.guide_names import find_guide
 from factorlm.settings import Config

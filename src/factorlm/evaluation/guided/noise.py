@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-import torch
 from pydantic import Field, PositiveInt
 
 from factorlm.diffusion import BiasLearning, Meanings, Schedule, learn_bias
@@ -16,10 +15,10 @@ from factorlm.diffusion.fitting import Encoded
 from factorlm.diffusion.windows import WindowSettings, windows_of
 from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.document import Curve, Section, Series
-from factorlm.evaluation.guided.signals import CORPORA, Signals, held_out, nats
+from factorlm.evaluation.guided.signals import CORPORA, Signals, as_row, gain, held_out, nats, of_row
 from factorlm.evaluation.guided.writing import Guiding
-from factorlm.evaluation.intervals import Estimate, ratio_interval
-from factorlm.evaluation.priors.part import Part
+from factorlm.evaluation.intervals import Estimate
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.texts import Corpus
 from factorlm.settings import Config
 from factorlm.text.cleaning import cleaned
@@ -69,7 +68,8 @@ def _heeding(
     bench.used[settings.learned_from.part] = fingerprint(sources)
     learning = settings.bias.model_copy(update={"noise": schedule})
     key = {
-        "what": "noise", "settings": settings.model_dump(mode="json"), "learning": learning.model_dump(mode="json"),
+        "what": "noise in learning", "settings": settings.model_dump(mode="json"),
+        "learning": learning.model_dump(mode="json"),
         "meanings": guiding.key_of_meanings, "texts": fingerprint([w.prefix + w.continuation for w in texts.windows]),
         "sources": fingerprint(sources), "seed": bench.seed,
     }  # fmt: skip
@@ -80,20 +80,9 @@ def _heeding(
         layer = learn_bias(lm, examples, learning, report=lambda s, n, of: bench.report(f"{name}: {s}", n, of))
         learned = replace(meanings, bias=layer.requires_grad_(False))
         read = measure_decoders(learned, texts.examples(lm, meanings.after), settings.shares, ("bias",), bench.seed)
-        return [
-            {
-                "share": h.share,
-                "true": h.true_N.tolist(),
-                "other": h.other_N.tolist(),
-                "tokens": h.num_tokens_N.tolist(),
-            }
-            for h in read
-        ]
+        return [as_row(h) for h in read]
 
-    return [
-        Heeding(name, r["share"], torch.tensor(r["true"]), torch.tensor(r["other"]), torch.tensor(r["tokens"]))
-        for r in bench.cache.get(key, work)
-    ]
+    return [of_row(row) for row in bench.cache.get(key, work)]
 
 
 def _part(settings: Noise, found: dict[str, list[Heeding]], seed: int) -> Part:
@@ -112,9 +101,7 @@ def _part(settings: Noise, found: dict[str, list[Heeding]], seed: int) -> Part:
     )  # fmt: skip
     saved: dict[str, Estimate] = {}
     for ours, theirs in zip(found[WITH][1:], found[WITHOUT][1:], strict=True):
-        tokens_N = ours.num_tokens_N.numpy().astype(float)
-        difference_N = (theirs.true_N - ours.true_N).numpy() * tokens_N
-        saved[f"{ours.share:g}"] = ratio_interval(difference_N, tokens_N, seed=seed)
+        saved[f"{ours.share:g}"] = gain(ours, theirs.true_N, seed)
     lead = (
         f"Bias decoders learned from {settings.num_windows} windows of {settings.learned_from.group}, read on "
         f"{settings.num_held_out} of {settings.measured_on.group} with their own latents under noise."

@@ -8,7 +8,7 @@ Source: Lovelace et al. (2024), arXiv:2408.04220.
 from __future__ import annotations
 
 import itertools
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.document import Column, Curve, Section, Series, Table
 from factorlm.evaluation.guided.writing import Guiding
 from factorlm.evaluation.intervals import Estimate, mean_interval, ratio_interval
-from factorlm.evaluation.priors.part import Part
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.texts import Corpus
 from factorlm.settings import Config
 from factorlm.text.cleaning import cleaned
@@ -53,12 +53,7 @@ class Signals(Config):
 
 def measure_signals(guiding: Guiding, settings: Signals) -> Part:
     """Decoders with their own, other and no latents against noise; proposals with and without the prefix."""
-    parts = [_of(guiding, settings, guiding.loaded, corpus) for corpus in settings.corpora]
-    return Part(
-        sections=tuple(section for part in parts for section in part.sections),
-        measures={name: values for part in parts for name, values in part.measures.items()},
-        headlines=tuple(line for part in parts for line in part.headlines),
-    )
+    return Part.joined([_of(guiding, settings, guiding.loaded, corpus) for corpus in settings.corpora])
 
 
 def held_out(guiding: Guiding, settings: Signals, corpus: Corpus, meanings: Meanings) -> Encoded:
@@ -97,17 +92,20 @@ def _heeding(guiding: Guiding, settings: Signals, meanings: Meanings, examples: 
             meanings, examples, settings.shares, meanings.kinds, bench.seed,
             lambda _, done, total: bench.report(f"decoders read {name}", done, total),
         )  # fmt: skip
-        return [
-            {"decoder": h.decoder, "share": h.share, "true": h.true_N.tolist(), "other": h.other_N.tolist(),
-             "tokens": h.num_tokens_N.tolist()}
-            for h in found
-        ]  # fmt: skip
+        return [as_row(h) for h in found]
 
-    rows = bench.cache.get(key, work)
-    return [
-        Heeding(r["decoder"], r["share"], torch.tensor(r["true"]), torch.tensor(r["other"]), torch.tensor(r["tokens"]))
-        for r in rows
-    ]
+    return [of_row(row) for row in bench.cache.get(key, work)]
+
+
+def as_row(h: Heeding) -> dict[str, Any]:
+    """As the cache keeps it."""
+    return {"decoder": h.decoder, "share": h.share, "true": h.true_N.tolist(), "other": h.other_N.tolist(),
+            "tokens": h.num_tokens_N.tolist()}  # fmt: skip
+
+
+def of_row(row: dict[str, Any]) -> Heeding:
+    """From what `as_row` gave."""
+    return Heeding(row["decoder"], row["share"], *(torch.tensor(row[name]) for name in ("true", "other", "tokens")))
 
 
 def nats(h: Heeding, values_N: torch.Tensor, seed: int) -> Estimate:
@@ -116,7 +114,7 @@ def nats(h: Heeding, values_N: torch.Tensor, seed: int) -> Estimate:
     return ratio_interval(values_N.numpy() * tokens_N, tokens_N, seed=seed)
 
 
-def _gain(h: Heeding, less_N: torch.Tensor, seed: int) -> Estimate:
+def gain(h: Heeding, less_N: torch.Tensor, seed: int) -> Estimate:
     """How many fewer nats per token with the own latent, paired."""
     tokens_N = h.num_tokens_N.numpy().astype(float)
     return ratio_interval((less_N - h.true_N).numpy() * tokens_N, tokens_N, seed=seed)
@@ -155,8 +153,8 @@ def _section(
     table = Table(title=f"Proposals: {name}", columns=columns, rows=rows)
     last = {h.decoder: h for h in decoders}
     measures = {
-        f"nats saved by the true latent, {name}": {k: _gain(h, alone.true_N, seed) for k, h in last.items()},
-        f"nats saved against another latent, {name}": {k: _gain(h, h.other_N, seed) for k, h in last.items()},
+        f"nats saved by the true latent, {name}": {k: gain(h, alone.true_N, seed) for k, h in last.items()},
+        f"nats saved against another latent, {name}": {k: gain(h, h.other_N, seed) for k, h in last.items()},
         f"cosine gained by proposals, {name}": {str(row[0]): row[3] for row in rows},
     }
     lead = f"{len(alone.true_N)} windows of texts that nothing was learned from."
@@ -167,8 +165,8 @@ def _headline(name: str, heeding: list[Heeding], likeness: dict[float, Likeness]
     alone, *decoders = heeding
     last = {h.decoder: h for h in decoders}
     saved = ", ".join(
-        f"the {kind} decoder {_plain(_gain(h, alone.true_N, 0))} nats a token against no latent and "
-        f"{_plain(_gain(h, h.other_N, 0))} against another" for kind, h in last.items()
+        f"the {kind} decoder {_plain(gain(h, alone.true_N, 0))} nats a token against no latent and "
+        f"{_plain(gain(h, h.other_N, 0))} against another" for kind, h in last.items()
     )  # fmt: skip
     first = next(iter(likeness.values()))
     true, other = (float(np.mean(values.numpy())) for values in (first.true_N, first.other_N))

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from factorlm.evaluation.calibration import reliability_bins
 from factorlm.evaluation.document import Cell, Column, Comparisons, Curve, Section, Series, Table
 from factorlm.evaluation.intervals import Comparison, Estimate, adjusted, bootstrap, compare
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.likelihoods import BARE, MIXTURE, SINGLE
-from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.priors.reading import Tokens
 
 Array = NDArray[np.float64]

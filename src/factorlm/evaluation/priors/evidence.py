@@ -20,10 +20,10 @@ from pydantic import Field, PositiveInt
 
 from factorlm.evaluation.document import Cell, Column, Curve, Section, Series, Table
 from factorlm.evaluation.intervals import Estimate, mean_interval
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.arms import CONSTANT, MU, Arm
 from factorlm.evaluation.priors.coherence import beliefs_of
 from factorlm.evaluation.priors.in_context import belief_after
-from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.priors.worlds import Fact, Worlds
 from factorlm.evaluation.workbench import Workbench
 from factorlm.models.lora import merged

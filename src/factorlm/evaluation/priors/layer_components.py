@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from factorlm.algebra import pad_right
 from factorlm.evaluation.document import Cell, Column, Matrix, Section, Table
 from factorlm.evaluation.intervals import Estimate, mean_interval, ratio_interval
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.kept import fitted
 from factorlm.evaluation.priors.layer_orders import Arm, nats_of
-from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.priors.recovery import purity
 from factorlm.evaluation.workbench import Workbench
 from factorlm.models.layers import num_layers

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from factorlm.evaluation.document import Cell, Column, Curve, Section, Series, Table
 from factorlm.evaluation.intervals import Estimate, ratio_interval
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.layer_orders import Arm, nats_of
-from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.workbench import Workbench
 from factorlm.models.layers import num_layers
 from factorlm.prior.learning import Rows

@@ -11,11 +11,11 @@ from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.document import Cell, Column, Curve, Section, Series, Table
 from factorlm.evaluation.harness import Timing
 from factorlm.evaluation.intervals import Estimate
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.layer_components import measure_components
 from factorlm.evaluation.priors.layer_costs import measure_costs
 from factorlm.evaluation.priors.layer_orders import Arm, make_arm
 from factorlm.evaluation.priors.layer_speed import LayerSpeed, time_layers, tokens_per_second
-from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.texts import Corpus
 from factorlm.evaluation.workbench import Workbench
 from factorlm.models.layers import num_layers

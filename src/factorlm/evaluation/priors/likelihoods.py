@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from factorlm.evaluation.document import Bar, Cell, Column, Comparisons, Intervals, Section, Table
 from factorlm.evaluation.intervals import Comparison, Estimate, adjusted, compare, ratio_interval
-from factorlm.evaluation.priors.part import Part
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.reading import MixtureTokens, Tokens
 
 Array = NDArray[np.float64]

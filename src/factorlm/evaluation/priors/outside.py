@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from factorlm.evaluation.calibration import auroc, with_interval
 from factorlm.evaluation.document import Bar, Block, Cell, Column, Curve, Intervals, Section, Series, Table
 from factorlm.evaluation.intervals import Estimate, mean_interval
-from factorlm.evaluation.priors.part import Part
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.reading import MixtureTokens, Tokens
 
 Array = NDArray[np.float64]

@@ -12,12 +12,12 @@ from pydantic import Field, PositiveInt
 
 from factorlm.errors import InputError
 from factorlm.evaluation.document import Cell, Column, Section, Table
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.arms import alone
 from factorlm.evaluation.priors.calibrated import measure_calibration
 from factorlm.evaluation.priors.kept import fitted
 from factorlm.evaluation.priors.likelihoods import BARE, MIXTURE, SINGLE, Cost, measure_likelihoods, nats_of
 from factorlm.evaluation.priors.outside import Pair, measure_outside
-from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.priors.passages import Passages, Source, load_passages
 from factorlm.evaluation.priors.reading import MixtureTokens, Tokens, digest, read_mixture, read_model, rows_of
 from factorlm.evaluation.priors.recovery import clusters, measure_recovery

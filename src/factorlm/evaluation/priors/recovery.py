@@ -14,7 +14,7 @@ from factorlm.algebra import PAD, pad_left, pad_right
 from factorlm.evaluation.diversity import jackknife_interval, leave_groups_out
 from factorlm.evaluation.document import Cell, Column, Matrix, Section, Table
 from factorlm.evaluation.intervals import Estimate, mean_interval
-from factorlm.evaluation.priors.part import Part
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.reading import Row
 from factorlm.evaluation.workbench import Workbench
 from factorlm.models import CausalLM

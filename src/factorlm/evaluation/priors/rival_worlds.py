@@ -18,11 +18,11 @@ from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.diversity import distinct, self_bleu, words_of
 from factorlm.evaluation.document import Cell, Column, Matrix, Samples, Section, Table
 from factorlm.evaluation.intervals import Estimate, compare, mean_interval, ratio_interval
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.arms import BLEND, CONSTANT, ENSEMBLE, MU, Arm, make_arms
 from factorlm.evaluation.priors.coherence import Beliefs, beliefs_of, updates
 from factorlm.evaluation.priors.evidence import EvidenceSettings, measure_evidence
 from factorlm.evaluation.priors.in_context import updates_in_context
-from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.priors.recovery import purity
 from factorlm.evaluation.priors.worlds import Worlds, WorldSettings, contradicts, make_worlds
 from factorlm.evaluation.workbench import Workbench

@@ -13,8 +13,8 @@ from factorlm.algebra import Factor
 from factorlm.errors import IncompatibleError, InputError, UnknownNameError
 from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.judges import Judge, judges_for, load_judge
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.kept import fitted
-from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.priors.passages import Source, load_passages
 from factorlm.evaluation.priors.steered import Steered, Tilt
 from factorlm.evaluation.priors.steering_sections import (

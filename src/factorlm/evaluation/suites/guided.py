@@ -20,7 +20,7 @@ from factorlm.evaluation.guided.topics import TopicJudge, learn_topic_judge
 from factorlm.evaluation.guided.writing import Guiding
 from factorlm.evaluation.judges import Judge, load_judge
 from factorlm.evaluation.judging import Reader, judge_blocks
-from factorlm.evaluation.priors.part import Part
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.rivals.methods import Writing
 from factorlm.evaluation.workbench import Findings, Workbench
 from factorlm.inference import Sampling
@@ -88,15 +88,15 @@ def run(bench: Workbench, settings: Settings) -> Findings:
     how = Writing(settings.samples, settings.max_tokens, settings.sampling)
     guiding = Guiding(bench, Path(settings.meanings) if settings.meanings else None, how)
     readers = _readers(bench, settings)
-    found = [_measured(guiding, settings, readers, part) for part in settings.parts]
+    found = Part.joined([_measured(guiding, settings, readers, part) for part in settings.parts])
     judges = [reader for reader in readers.values() if isinstance(reader, Judge)]
     last = (Section(title="Judges", blocks=judge_blocks(judges)),) if judges else ()
     return Findings(
         title=f"Guiding {bench.names[0]} by meaning",
-        sections=(*(section for part in found for section in part.sections), *last),
-        measures={name: values for part in found for name, values in part.measures.items()},
-        headlines=tuple(line for part in found for line in part.headlines),
-        cautions=(*(line for part in found for line in part.cautions), *_cautions(readers)),
+        sections=(*found.sections, *last),
+        measures=found.measures,
+        headlines=found.headlines,
+        cautions=(*found.cautions, *_cautions(readers)),
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from factorlm.errors import InputError
+from factorlm.evaluation.part import Part
 from factorlm.evaluation.priors.layer_selection import LayerSelection, measure_layers
-from factorlm.evaluation.priors.part import Part
 from factorlm.evaluation.priors.real_text import RealText, measure_real_text
 from factorlm.evaluation.priors.rival_worlds import RivalWorlds, measure_worlds
 from factorlm.evaluation.priors.steering import Steering, measure_steering
@@ -50,13 +50,13 @@ def run(bench: Workbench, settings: Settings) -> Findings:
         raise InputError(f"one language model is needed as the base of priors, got {', '.join(bench.names)}")
     if not settings.parts:
         raise InputError("at least one part is needed, got none; take worlds, text, steering or layers")
-    found = [_measured(bench, settings, part) for part in settings.parts]
+    found = Part.joined([_measured(bench, settings, part) for part in settings.parts])
     return Findings(
         title=f"A distribution over models on {bench.names[0]}",
-        sections=tuple(section for part in found for section in part.sections),
-        measures={name: values for part in found for name, values in part.measures.items()},
-        headlines=tuple(line for part in found for line in part.headlines),
-        cautions=tuple(line for part in found for line in part.cautions),
+        sections=found.sections,
+        measures=found.measures,
+        headlines=found.headlines,
+        cautions=found.cautions,
     )
 
 

@@ -1,7 +1,8 @@
-"""What one part of the suite `prior` found."""
+"""What one part of a suite found."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from factorlm.evaluation.document import Section
@@ -23,3 +24,13 @@ class Part:
     measures: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     headlines: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+
+    @staticmethod
+    def joined(parts: Sequence[Part]) -> Part:
+        """Several parts as one, in order."""
+        return Part(
+            sections=tuple(section for part in parts for section in part.sections),
+            measures={name: values for part in parts for name, values in part.measures.items()},
+            headlines=tuple(line for part in parts for line in part.headlines),
+            cautions=tuple(line for part in parts for line in part.cautions),
+        )
