@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factorlm.algebra import (
+    Backoff,
     Factor,
     Interpolation,
     LocalProduct,
@@ -38,6 +39,18 @@ def table(seed: int, zeros: float = 0.0, is_normalized: bool = True) -> Table:
 A, B, C = table(1), table(2), table(3, is_normalized=False)
 HOLES = table(4, zeros=0.4)
 
+
+def shy(seed: int) -> Table:
+    """Says at each token another share of what it would, sometimes all of it and sometimes nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+    full = table(seed)
+    drawn = {text: shares[int(torch.randint(3, (), generator=generator))] for text in full.log_weight}
+    return Table(full.tokens, {text: row + drawn[text].log() for text, row in full.log_weight.items()})
+
+
+SHY = shy(6)
+
 OPERATORS: dict[str, Factor] = {
     "product": Product((A, B, C)),
     "quotient": A / B,
@@ -47,12 +60,13 @@ OPERATORS: dict[str, Factor] = {
     "union": A | B,
     "intersection": A & HOLES,
     "interpolation": Interpolation((A, B), (0.3, 0.7)),
+    "back-off": Backoff((SHY, HOLES)),
     "mixture": Mixture((A, HOLES, B), (0.2, 0.5, 0.3)),
     "local product": LocalProduct(A * C),
     "named": Named("a", A * B),
     "nested": LocalProduct(Mixture((A, B * C), (0.5, 0.5)) / Interpolation((A, B), (0.5, 0.5)) * (A | B) ** 2),
 }
-NORMALIZED = {"interpolation", "mixture", "local product", "nested"}
+NORMALIZED = {"interpolation", "back-off", "mixture", "local product", "nested"}
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -207,3 +221,31 @@ def test_zero_exponent_and_constant_factor(p: Table, constant: float) -> None:
 def test_bad_operators_say_what_is_wrong(make: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_back_off_is_an_interpolation_whose_weights_depend_on_the_context() -> None:
+    full, rest, backoff = table(6), A, Backoff((SHY, A))
+    shares = set()
+    for text in full.log_weight:
+        prefix_BT = torch.tensor([list(text)], dtype=torch.long).reshape(1, len(text))
+        said_V = SHY.start(prefix_BT).log_weight_BV[0].exp()
+        share = float(said_V.sum())
+        want_V = (
+            share * full.start(prefix_BT).log_weight_BV[0].exp()
+            + (1 - share) * rest.start(prefix_BT).log_weight_BV[0].exp()
+        )
+        torch.testing.assert_close(backoff.start(prefix_BT).log_weight_BV[0].exp(), want_V)
+        shares.add(round(share, 6))
+    assert shares == {0.0, 0.3, 1.0}
+
+
+def test_back_off_lets_one_part_speak_where_the_other_is_at_a_dead_end() -> None:
+    dead = torch.full((3,), -torch.inf, dtype=torch.float64)
+    said = torch.tensor([0.1, 0.2, 0.1], dtype=torch.float64).log()
+    combine = Backoff((A, A)).combine
+    torch.testing.assert_close(
+        combine(torch.stack([said, dead])[:, None]).exp()[0], torch.tensor([0.25, 0.5, 0.25]).double()
+    )
+    assert combine(torch.stack([dead, dead])[:, None]).eq(-torch.inf).all()
+    with pytest.raises(InputError, match="two parts"):
+        Backoff((A,))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from factorlm import __version__
-from factorlm.cli import bench, evaluate, factor, generate, guide, models, prior, score, search
+from factorlm.cli import bench, evaluate, factor, generate, guide, index, models, prior, score, search
 from factorlm.errors import FactorlmError
 
 # What typer says of words it cannot use; where the class lives has changed between versions of typer.
@@ -31,6 +31,7 @@ app.add_typer(
     prior.app, name="prior", help="A distribution over models: learn it, draw from it, update it by evidence, tilt it."
 )
 app.add_typer(guide.app, name="guide", help="Classifiers of what sentences mean: learn, list and try them.")
+app.add_typer(index.app, name="index", help="Memories made from texts: build, ask, change and verify them.")
 app.add_typer(models.app, name="models", help="List and fetch the models that are known by name.")
 app.add_typer(evaluate.app, name="eval", help="Measure compositions: suites, judges, tasks, claims.")
 app.add_typer(bench.app, name="bench", help="Measure speed on this machine, as ratios within one run.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from factorlm.cli import faders, guiding
+from factorlm.cli import faders, guiding, remembering
 from factorlm.cli import generate_options as options
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from factorlm.algebra import Factor
     from factorlm.factors.doses import Choice
-    from factorlm.inference import Model, ModelDraft, PromptLookup, Response, Sampling
+    from factorlm.inference import Model, ModelDraft, Response, Sampling
+    from factorlm.inference.drafts import Draft
 
 SAMPLERS = ("local", "smc", "importance", "metropolis")
 DRAFTS = ("lookup", "base")
@@ -32,6 +33,8 @@ def generate(
     target: options.Target = [],  # noqa: B006
     budget: options.Budget = None,
     decorrelate: options.Decorrelate = False,
+    memory: options.Memory = [],  # noqa: B006
+    memory_mode: options.MemoryMode = "interpolate",
     guide: options.Guide = [],  # noqa: B006
     meanings: options.Meanings = None,
     decoder: options.Decoder = "",
@@ -85,9 +88,13 @@ def generate(
     population = particles_of(sampler, particles, resampling, ess, limit)
     if draft not in DRAFTS:
         raise UnknownNameError.of("draft", draft, DRAFTS)
+    memories = remembering.parse(memory, memory_mode)
+    drafting = memories if memory_mode == "draft" else []
+    if drafting and draft != "lookup":
+        raise InputError("--memory-mode draft and --draft base both guess ahead; leave one out")
     if draft != "lookup" and not speculate:
         raise InputError(f"--draft {draft} is for --speculate, which was not given; add it")
-    if speculate and population is not None:
+    if (speculate or drafting) and population is not None:
         raise InputError(f"--speculate is for the local sampler, got --sampler {sampler}; leave one out")
     is_guided = guiding.is_wanted(guide, meanings)
     if is_guided and (chat or population is not None or draft == "base"):
@@ -117,13 +124,15 @@ def generate(
     plain.encode_prompt(prompt, max_tokens, chat=chat)  # complain before anything slow
     language = language_of(json_schema, regex, grammar, choice)
     composed = _fitted(faders.compose(plain, wanted), choices, budget, decorrelate)
+    composed = remembering.mixed(composed, memories if memory_mode == "interpolate" else [])
+    composed = remembering.multiplied(composed, memories if memory_mode == "multiply" else [])
     if language is not None:
         composed = composed * language
     with_explanation = explain or html is not None
     prior = guiding.prior_of(composed, wish) if is_guided else None
     if prior is not None:
         composed, proposal = prior.planned(prompt, n=n, seed=seed, apart=with_explanation)
-    guesses = _guesses(composed, draft) if speculate else None
+    guesses = remembering.draft(composed, drafting) or (_guesses(composed, draft) if speculate else None)
     if n == 1 and not as_json and population is None:
         response = _stream(composed, prompt, max_tokens, seed, sampling, chat, explain, with_explanation, guesses)
         responses = [response] if prior is None else prior.with_plans([response], proposal)
@@ -158,7 +167,7 @@ def _product(model: Model, wanted: list[faders.Fader]) -> Factor | None:
     return unflatten(faders.compose(model, wanted).terms[1:]) if wanted else None
 
 
-def _guesses(model: Model, draft: str) -> PromptLookup | ModelDraft:
+def _guesses(model: Model, draft: str) -> Draft | ModelDraft:
     from factorlm.inference.drafts import ModelDraft, PromptLookup, cheap_part
 
     return PromptLookup() if draft == "lookup" else ModelDraft(cheap_part(model.factor))
@@ -241,6 +250,8 @@ def as_object(model: Model, response: Response, seed: int) -> dict[str, Any]:
         found["uncertainty"] = response.doubt.as_json()
     if response.plan is not None:
         found["plan"] = response.plan.as_json()
+    if response.recalled:
+        found["recalled"] = {recalled.name: recalled.as_json() for recalled in response.recalled}
     return found
 
 
@@ -253,7 +264,7 @@ def _stream(
     chat: bool,
     explain: bool,
     with_explanation: bool,
-    draft: PromptLookup | ModelDraft | None,
+    draft: Draft | ModelDraft | None,
 ) -> Response:
     from factorlm.cli.terminal import console, notes, stream_coloured
 
@@ -310,5 +321,6 @@ def _explain(model: Model, response: Response) -> None:
     if response.doubt is not None:
         console.print(f"[dim]{UNSURE}[/dim]", soft_wrap=True)
         console.print(response.doubt.table())
+    remembering.show_recalled(response)
     total = f"log probability {response.log_prob:.2f} nats composed, {response.base_log_prob:.2f} under the base"
     console.print(f"[dim]{total}, {len(response.token_ids)} tokens[/dim]")

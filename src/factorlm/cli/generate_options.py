@@ -10,6 +10,7 @@ import typer
 
 from factorlm.cli import faders
 
+memory_option = functools.partial(typer.Option, rich_help_panel="Memories")
 guides_option = functools.partial(typer.Option, rich_help_panel="Guides of meaning")
 factors_option = functools.partial(typer.Option, rich_help_panel="Factors")
 language_option = functools.partial(typer.Option, rich_help_panel="Formal language")
@@ -44,6 +45,18 @@ Emphasis = Annotated[float, guides_option("--emphasis", help="Power of what a me
 MeaningSteps = Annotated[int, guides_option("--meaning-steps", min=1, help="Of denoising.")]
 MeaningParticles = Annotated[
     int, guides_option("--meaning-particles", min=0, help="Draw meanings by so many particles: exact in the limit.")
+]
+Memory = Annotated[
+    list[str],
+    memory_option(
+        "--memory",
+        help="INDEX, INDEX=MOST or INDEX@WEIGHTS=MOST: a memory of texts and the largest weight it may have; "
+        "multiplied, INDEX=STRENGTH or INDEX^EXPONENT. May be given several times.",
+    ),
+]
+MemoryMode = Annotated[
+    str,
+    memory_option("--memory-mode", help="interpolate: mix it in; multiply: as a factor; draft: it only guesses ahead."),
 ]
 JsonSchema = Annotated[
     Path | None, language_option("--json-schema", help="File with a JSON schema that each text must fit.")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from factorlm.cli import faders
+from factorlm.cli import faders, remembering
+from factorlm.cli.generate_options import Memory, MemoryMode
 
 
 def score(
@@ -16,6 +17,8 @@ def score(
         list[str],
         typer.Option("--factor", help="NAME only measures its evidence; NAME=STRENGTH or NAME^EXPONENT also steers."),
     ] = [],  # noqa: B006
+    memory: Memory = [],  # noqa: B006
+    memory_mode: MemoryMode = "interpolate",
     model: Annotated[
         str,
         typer.Option("--model", help="Base: a name, folder or hub name, or an expression such as 'smollm2 / toxic'."),
@@ -35,11 +38,17 @@ def score(
     from factorlm.inference.expression import compose
     from factorlm.inference.model import SCORED_TOKENS
 
-    wanted = faders.parse(factor)
+    wanted, memories = faders.parse(factor), remembering.parse(memory, memory_mode)
+    if memory_mode == "draft":
+        raise InputError(
+            "a memory that only guesses ahead changes no score; take --memory-mode interpolate or multiply"
+        )
     lines = decode_lines(sys.stdin.buffer.read(), "standard input") if file == "-" else read_lines(file)
     if not lines:
         raise InputError(f"at least one text is needed, got none in {file}; write one text a line")
     composed = faders.compose(compose(model, dtype=dtype).model, wanted, bare_exponent=0.0)
+    composed = remembering.mixed(composed, memories if memory_mode == "interpolate" else [])
+    composed = remembering.multiplied(composed, memories if memory_mode == "multiply" else [])
     for number, line in enumerate(lines, 1):
         try:
             composed.encode_prompt(line, 0)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from factorlm.algebra import Factor, Interpolation, Intersection, LocalProduct, Mixture, Named, Power, Product, Union
 from factorlm.errors import InputError, UnknownNameError
@@ -26,6 +27,10 @@ from factorlm.prior import Prior, is_prior
 from factorlm.prior.files import MANIFEST as PRIOR
 from factorlm.prior.files import read_manifest as read_prior
 
+if TYPE_CHECKING:
+    from factorlm.memory import Memory
+
+MEMORY = "index.json"  # the card of a memory; its room is dear to import
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -170,8 +175,22 @@ class _Builder:
             number = str(lm.model.dtype).removeprefix("torch.")
             self.parts[name] = {"name": name, "kind": "model", "version": number, "fingerprint": lm.fingerprint}
             return lm
+        if _kind_of(name) == "memory":
+            from factorlm.inference.memories import MULTIPLIED_WEIGHT, memory_factor
+
+            return memory_factor(self.lm, self._memory(name, MULTIPLIED_WEIGHT))
         self.parts[name] = factor_part(name)
         return bind(factor(name), self.lm)
+
+    def _memory(self, name: str, most: float) -> Memory:
+        """The memory in a folder."""
+        from factorlm.inference.memories import memory_at
+
+        assert self.lm is not None
+        fingerprint = file_sha256(_folder_of(name) / MEMORY)[:16]
+        memory = memory_at(name, self.lm, most)
+        self.parts[name] = {"name": name, "kind": "memory", "version": f"{most:g}", "fingerprint": fingerprint}
+        return memory
 
     def mean(self, node: Call) -> Factor:
         """A mixture or an interpolation."""
@@ -218,6 +237,25 @@ class _Builder:
         self.parts[texts[0]] = {"name": texts[0], "kind": "grammar", "version": "", "fingerprint": digest}
         return bind(grammar(json_schema=rules) if node.name == "json" else grammar(rules=rules), self.lm)
 
+    def remember(self, node: Call) -> Factor:
+        """A composition with memories mixed into its base, each with the largest weight it may have."""
+        from factorlm.inference.memories import remember
+
+        assert self.lm is not None
+        whole, *memories = zip(node.parts, node.numbers, strict=True)
+        if whole[1] is not None or not memories:
+            raise InputError(
+                f'a composition and its memories are needed, as in remember(smollm2, "idx": 0.3), got {node}'
+            )
+        model = Model(self.build(whole[0]), self.lm)
+        for part, number in memories:
+            if not isinstance(part, Leaf) or _kind_of(part.text) != "memory":
+                raise InputError(
+                    f"the folder of a memory is needed, got {part} in {node}; factorlm index build makes one"
+                )
+            model = remember(model, self._memory(part.text, 1.0 if number is None else number))
+        return model.factor
+
     def local(self, node: Call) -> Factor:
         """A product normalised at each token."""
         if len(node.parts) != 1:
@@ -228,6 +266,7 @@ class _Builder:
 FUNCTIONS: dict[str, Callable[[_Builder, Call], Factor]] = {
     "mix": _Builder.mean,
     "interpolate": _Builder.mean,
+    "remember": _Builder.remember,
     "local": _Builder.local,
     "lexicon": _Builder.words,
     "ban": _Builder.words,
@@ -254,8 +293,13 @@ def _texts(node: Call) -> list[str]:
     return [part.text for part in node.parts if isinstance(part, Leaf)]
 
 
+def _folder_of(name: str) -> Path:
+    """The folder of a memory, which may be followed by the name of its weights."""
+    return Path(name.rpartition("@")[0]) if "@" in Path(name).name else Path(name)
+
+
 def _kind_of(name: str) -> str:
-    """Whether a name or folder is a model or a factor.
+    """Whether a name or folder is a model, a factor or a memory.
 
     Raises:
         UnknownNameError: if it is neither.
@@ -265,6 +309,8 @@ def _kind_of(name: str) -> str:
         return "model"
     if name in factors or (Path(name) / MANIFEST).is_file():
         return "factor"
+    if (_folder_of(name) / MEMORY).is_file():
+        return "memory"
     if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
         return "model"
     raise UnknownNameError.of(

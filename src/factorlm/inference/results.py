@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from factorlm.inference.doubt import Doubt
 from factorlm.inference.explanation import Explanation
 from factorlm.inference.plans import Plan
 from factorlm.inference.population import Population
+
+if TYPE_CHECKING:
+    from factorlm.inference.memories import Recalled
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,7 @@ class Response:
         component: of a prior, that wrote it, if one did.
         doubt: what the prior did not know at each token, if there was one and an explanation was asked for.
         plan: the meaning that was drawn for it, if a diffusion over meanings drew one.
+        recalled: what each memory said of each token, if there were any and an explanation was asked for.
     """
 
     prompt: str
@@ -46,6 +51,7 @@ class Response:
     component: str | None = None
     doubt: Doubt | None = None
     plan: Plan | None = None
+    recalled: tuple[Recalled, ...] = ()
 
 
 @dataclass(frozen=True)

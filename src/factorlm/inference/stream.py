@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from factorlm.algebra import flatten, merge, pad_left, pad_right, unflatten
+from factorlm.algebra import flatten, leaves, merge, pad_left, pad_right, unflatten
 from factorlm.factors.sequence import Check
 from factorlm.inference.doubt import Doubt
 from factorlm.inference.drafts import Draft, ModelDraft
@@ -22,6 +22,7 @@ from factorlm.prior.mixture import Together
 if TYPE_CHECKING:
     from factorlm.algebra import Factor
     from factorlm.inference.draw import Sampling
+    from factorlm.inference.memories import Recalled
     from factorlm.text import Vocabulary
 
 
@@ -87,6 +88,16 @@ def responses_of(
             doubt=Doubt.of(base, base.names, row.prompt_ids, row.token_ids)
             if explain and row.token_ids and isinstance(base, Together)
             else None,
+            recalled=_recalled(factor, row) if explain and row.token_ids else (),
         )
         for b, (row, prompt) in enumerate(zip(rows, prompts, strict=True))
     ]
+
+
+def _recalled(factor: Factor, row: Row) -> tuple[Recalled, ...]:
+    """What the memories of a composition said of a text."""
+    if not any(hasattr(leaf, "recollect") for leaf in leaves(factor)):  # the room of memories is dear to import
+        return ()
+    from factorlm.inference.memories import Recalled, memories_in
+
+    return tuple(Recalled.of(memory, row.prompt_ids, row.token_ids) for memory in memories_in(factor))

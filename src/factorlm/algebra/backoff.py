@@ -1,0 +1,39 @@
+"""Back-off: one distribution speaks for as much of the mass as it dares, another for the rest."""
+
+# Axes: B batch, K parts, V vocabulary.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from factorlm.algebra.logspace import log_normalize
+from factorlm.algebra.operators import Combination
+from factorlm.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Backoff(Combination):
+    """Next-token distribution w(v) + (1 - sum_u w(u)) p(v): the first part says what it dares, the second the rest.
+
+    The first part's weights sum to at most one at each token, and how much they sum to is its weight there: an
+    interpolation whose weights depend on the context. Where it says nothing, this is the second part alone. Where the
+    second part is at a dead end, the first one speaks for everything; both dead is a dead end.
+
+    Source: interpolated back-off, Jelinek and Mercer (1980); Chen and Goodman (1998).
+    """
+
+    def __post_init__(self) -> None:
+        if len(self.parts) != 2:
+            raise InputError(f"a back-off has two parts, what speaks first and the rest, got {len(self.parts)}")
+
+    def combine(self, log_weight_KBV: Tensor) -> Tensor:
+        """Log of what the first part says, and of the second's share of the rest."""
+        said_BV, rest_BV = log_weight_KBV[0], log_normalize(log_weight_KBV[1])
+        said_B1 = said_BV.logsumexp(-1, keepdim=True)
+        share_B1 = torch.log1p(-said_B1.exp().clamp(max=1.0))  # -inf where everything was said
+        mixed_BV = torch.logaddexp(said_BV, share_B1 + rest_BV)
+        is_alone_B1 = rest_BV.amax(-1, keepdim=True) == -torch.inf
+        return torch.where(is_alone_B1, log_normalize(said_BV), mixed_BV)
