@@ -88,7 +88,7 @@ def generate(
     population = particles_of(sampler, particles, resampling, ess, limit)
     if draft not in DRAFTS:
         raise UnknownNameError.of("draft", draft, DRAFTS)
-    memories = remembering.parse(memory, memory_mode)
+    memories, passages = remembering.split(remembering.parse(memory, memory_mode)) if memory else ([], [])
     drafting = memories if memory_mode == "draft" else []
     if drafting and draft != "lookup":
         raise InputError("--memory-mode draft and --draft base both guess ahead; leave one out")
@@ -126,6 +126,7 @@ def generate(
     composed = _fitted(faders.compose(plain, wanted), choices, budget, decorrelate)
     composed = remembering.mixed(composed, memories if memory_mode == "interpolate" else [])
     composed = remembering.multiplied(composed, memories if memory_mode == "multiply" else [])
+    composed = remembering.with_passages(composed, passages, prompt, notes)
     if language is not None:
         composed = composed * language
     with_explanation = explain or html is not None

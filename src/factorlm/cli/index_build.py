@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from factorlm.cli.index_kinds import HELP, KINDS, Order, default_settings
+
 if TYPE_CHECKING:
     from factorlm.memory.card import MemoryCard
     from factorlm.memory.corpus import CorpusSettings
@@ -21,48 +23,50 @@ Field = Annotated[str, typer.Option("--field", help="Of an object in .jsonl that
 Model = Annotated[str, typer.Option("--model", help="The model whose tokens, or states, are kept.")]
 Licence = Annotated[str, typer.Option("--licence", help="Of the texts, for the card.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Supersede what is there.")]
+TRY = {
+    "infini": 'factorlm index query {out} "of the" --next',
+    "knn": "factorlm index weigh {out} --held-out OTHER.txt",
+    "mlp": 'factorlm generate "Once upon a time" --memory {out}',
+    "passages": 'factorlm index query {out} "what is it about?"',
+}
 MemoryGib = Annotated[float, typer.Option("--memory-gib", min=0.01, help="That sorting may take.")]
 
 
 def build(
-    kind: Annotated[str, typer.Argument(help="infini: counts of everything, by suffix array.")],
+    kind: Annotated[str, typer.Argument(help="; ".join(f"{name}: {what}" for name, what in HELP.items()) + ".")],
     corpus: Corpus,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to.")] = None,
     model: Model = "smollm2",
     documents: Documents = "whole",
     field: Field = "text",
-    shard_tokens: Annotated[
-        int | None, typer.Option("--shard-tokens", min=1000, help="Of a shard, about; one shard by default.")
-    ] = None,
-    memory_gib: MemoryGib = 4.0,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="A TOML file with settings.")] = None,
+    assignments: Annotated[
+        list[str], typer.Option("--set", help="One setting: path.to.key=value, such as shard_tokens=100000000.")
+    ] = [],  # noqa: B006
+    print_settings: Annotated[bool, typer.Option("--print-settings", help="Show all settings and stop.")] = False,
     licence: Licence = "",
     replace: Replace = False,
 ) -> None:
-    """Build a memory of texts. A run that was stopped goes on, if asked the same again.
+    """Build a memory of texts. A run that was stopped goes on, if asked the same again (infini and mlp).
 
     Example: factorlm index build infini letters/ contracts.jsonl.gz --out office
     """
-    from factorlm.cli.terminal import notes, progress
-    from factorlm.errors import UnknownNameError
-    from factorlm.memory.building import BuildSettings, build
-    from factorlm.memory.card import check_place, mark_of
-    from factorlm.memory.corpus import corpus_files
-    from factorlm.models.loading import load_model
+    from factorlm.cli.terminal import console, notes, progress
+    from factorlm.errors import InputError, UnknownNameError
+    from factorlm.settings import changed
 
-    if kind not in ("infini",):
-        raise UnknownNameError.of("kind of memory", kind, ("infini",))
-    settings = BuildSettings(corpus=corpus_settings(documents, field), shard_tokens=shard_tokens, memory_gib=memory_gib)
-    check_place(out, replace=replace)
-    files = corpus_files(corpus)
-    lm = load_model(model)
-    use_all_cores()
+    if kind not in KINDS:
+        raise UnknownNameError.of("kind of memory", kind, KINDS)
+    if print_settings:
+        console.print_json(changed(default_settings(kind), recipe, assignments).model_dump_json())
+        return
+    if out is None:
+        raise InputError("a folder to write to is needed; give --out FOLDER")
+    texts = corpus_settings(documents, field)
     with progress() as report:
-        card = build(
-            files, out, lm.encode_texts, mark_of(lm, with_encoder=False), lm.vocabulary.size, settings,
-            licence=licence, replace=replace, report=report,
-        )  # fmt: skip
+        card = KINDS[kind](Order(corpus, out, model, texts, recipe, assignments, licence, replace, report))
     tell(out, card)
-    notes.print(f'try: factorlm index query {out} "of the" --next', markup=False, soft_wrap=True)
+    notes.print(f"try: {TRY[kind].format(out=out)}", markup=False, soft_wrap=True)
 
 
 def adopt(
@@ -107,13 +111,6 @@ def corpus_settings(documents: str, field: str) -> CorpusSettings:
     if documents not in known:
         raise UnknownNameError.of("kind of documents", documents, known)
     return CorpusSettings(documents=documents, field=field)  # type: ignore[arg-type]
-
-
-def use_all_cores() -> None:
-    """Let the tokenizer use several cores: nothing here forks."""
-    import os
-
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
 
 def tell(place: Path, card: MemoryCard) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from factorlm.models import CausalLM
 
 Place = Annotated[Path, typer.Argument(help="Folder of a memory.")]
-AROUND = 12  # tokens shown on either side of a place
+AROUND = 12  # tokens looked at on either side of a place
+SIDE = 24  # characters of them that a terminal shows
 
 
 def query(
@@ -37,16 +38,20 @@ def query(
         typer.Option("--n", min=1, help="With --prob and --next: of an n-gram; else the longest suffix is taken."),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Most tokens, places or stretches to show.")] = 10,
+    retriever: Annotated[
+        str, typer.Option("--retriever", help="Of passages: bm25, dense or hybrid; the best there is by default.")
+    ] = "",
     model: Annotated[str, typer.Option("--model", help="The model whose tokens it holds; that of its card.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Ask an ∞-gram index. Without a choice, how often the text stands there.
+    """Ask a memory: an ∞-gram index how often the text stands there, passages and neighbours for those near to it.
 
     Example: factorlm index query office "in witness whereof" --next
     """
+    from factorlm.cli.index_near import NEAR
     from factorlm.cli.terminal import print_json, read_prompt
     from factorlm.errors import InputError
-    from factorlm.memory.card import check_model
+    from factorlm.memory.card import check_model, kind_of
     from factorlm.memory.infini import open_index
     from factorlm.models.loading import load_model
 
@@ -57,6 +62,15 @@ def query(
     text = read_prompt(text)
     if not text:
         raise InputError("a text of at least one character is needed to look for, got an empty one")
+    kind = kind_of(index)
+    if kind in NEAR:
+        nearby, show_nearby = NEAR[kind]
+        places = nearby(index, text, top, retriever or model)
+        if as_json:
+            print_json({"text": text, "near": places})
+        else:
+            show_nearby(places)
+        return
     found = open_index(index)
     lm = load_model(model or found.card.model.name)
     check_model(index, found.card.model, lm)
@@ -196,9 +210,10 @@ def in_context(place: dict[str, Any]) -> Text:
     def flat(text: str) -> str:
         return " ".join(text.split("\n"))
 
-    line = Text(flat(place["before"]), style="dim")
-    line.append(flat(place["match"]), style="bold not dim")
-    line.append(flat(place["after"]), style="dim")
+    before, match, after = flat(place["before"]), flat(place["match"]), flat(place["after"])
+    line = Text(f"…{before[-SIDE:]}" if len(before) > SIDE else before, style="dim")
+    line.append(match, style="bold not dim")
+    line.append(f"{after[:SIDE]}…" if len(after) > SIDE else after, style="dim")
     return line
 
 

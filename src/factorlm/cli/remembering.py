@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factorlm.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from factorlm.cli.faders import Fader
     from factorlm.inference import Model
     from factorlm.inference.results import Response
@@ -66,6 +69,34 @@ def multiplied(model: Model, memories: list[Fader]) -> Model:
                 exponent = exponent_of(model.lm, factor, memory.strength)
             model = model * factor**exponent
     return model
+
+
+def split(memories: list[Fader]) -> tuple[list[Fader], list[Fader]]:
+    """Memories that are distributions, and passages to be read in context, where the number is an exponent."""
+    from factorlm.memory.card import is_memory, kind_of
+
+    passages = [m for m in memories if is_memory(_folder(m.name)) and kind_of(_folder(m.name)) == "passages"]
+    return [m for m in memories if m not in passages], passages
+
+
+def with_passages(model: Model, passages: list[Fader], prompt: str, notes: Console) -> Model:
+    """The model times what reading passages for a prompt changes; they are told to the notes."""
+    from factorlm.cli.index_near import open_passages
+    from factorlm.inference.retrieved import retrieve_for
+
+    for memory in passages:
+        folder, _, retriever = memory.name.rpartition("@") if "@" in memory.name else (memory.name, "", "")
+        found = retrieve_for(model, open_passages(Path(folder), retriever), prompt, name=Path(folder).name)
+        number = memory.exponent if memory.exponent is not None else memory.strength
+        model = model * found.factor ** (1.0 if number is None else number)
+        for shown in found.shown:
+            told = f"{Path(shown.passage.source).name}:{shown.passage.line}  {shown.beginning}"
+            notes.print(f"{'read' if shown.is_read else 'left out'}: {told}", style="dim", markup=False, soft_wrap=True)
+    return model
+
+
+def _folder(name: str) -> Path:
+    return Path(name.rpartition("@")[0]) if "@" in Path(name).name else Path(name)
 
 
 def draft(model: Model, memories: list[Fader]) -> MemoryDraft | None:

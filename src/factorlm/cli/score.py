@@ -38,7 +38,10 @@ def score(
     from factorlm.inference.expression import compose
     from factorlm.inference.model import SCORED_TOKENS
 
-    wanted, memories = faders.parse(factor), remembering.parse(memory, memory_mode)
+    wanted = faders.parse(factor)
+    memories, passages = remembering.split(remembering.parse(memory, memory_mode)) if memory else ([], [])
+    if passages:
+        raise InputError(f"passages are read before a prompt, got {passages[0].name}; factorlm generate reads them")
     if memory_mode == "draft":
         raise InputError(
             "a memory that only guesses ahead changes no score; take --memory-mode interpolate or multiply"

@@ -27,6 +27,8 @@ from factorlm.text import Vocabulary
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+SHOWN_FEATURES = 1  # in a terminal; all are in JSON
+FOUND_WIDTH = 24  # last characters of what matched that a terminal shows
 MULTIPLIED_WEIGHT = 0.5  # lambda of a memory that is multiplied, where none was learned
 
 
@@ -121,17 +123,20 @@ class Recalled:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("token")
-        names = list(self.recollections[0].features) if self.recollections else []
+        table.add_column("token", no_wrap=True)
+        names = list(self.recollections[0].features)[:SHOWN_FEATURES] if self.recollections else []
         for heading in ("weight", "prob", *names):
-            table.add_column(heading, justify="right")
-        table.add_column("found as", overflow="ellipsis", no_wrap=True)
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("found as", overflow="ellipsis", no_wrap=True, justify="right")
         table.add_column("in", overflow="ellipsis", no_wrap=True, style="cyan")
         for token, r in list(zip(self.tokens, self.recollections, strict=True))[:most_tokens]:
-            first = r.sources[0] if r.sources else None
-            numbers = [f"{r.weight:.2f}", f"{r.prob:.2f}", *(f"{value:.3g}" for value in r.features.values())]
-            found = Text(shown(self.vocabulary.text(_known(first.match, self.vocabulary)))) if first else Text()
-            table.add_row(Text(shown(token)), *numbers, found, Text(named_place(first)) if first else Text())
+            numbers = [f"{r.weight:.2f}", f"{r.prob:.2f}", *(f"{r.features[name]:.3g}" for name in names)]
+            found, place = "", ""
+            if r.sources:
+                found = shown(self.vocabulary.text(_known(r.sources[0].match, self.vocabulary)))
+                found = found if len(found) <= FOUND_WIDTH else f"…{found[1 - FOUND_WIDTH :]}"
+                place = named_place(r.sources[0])
+            table.add_row(Text(shown(token)), *numbers, Text(found), Text(place))
         return table
 
     def _source(self, source: Source) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from factorlm.errors import InputError, IntegrityError, UnknownNameError
 from factorlm.memory.card import check_model
 from factorlm.memory.datastore import VALUES, Datastore, Looking
 from factorlm.memory.neighbour_index import Found, Living
-from factorlm.memory.remembering import Answer
+from factorlm.memory.remembering import Answer, Recollection, Source
 from factorlm.memory.state_memory import StateMemory
 from factorlm.models import CausalLM
 
@@ -67,7 +67,7 @@ class NeighbourMemory(StateMemory):
         exclude: documents that are not looked at: those that are being measured, for instance.
     """
 
-    FEATURES: ClassVar[tuple[str, ...]] = ("entropy", "log_nearest", "top", "log_distinct")
+    FEATURES: ClassVar[tuple[str, ...]] = ("entropy", "log nearest", "top", "log distinct")
 
     store: Datastore
     k: int
@@ -134,6 +134,17 @@ class NeighbourMemory(StateMemory):
         rows = zip(found.entry_BK[0].tolist(), found.distance_BK[0].tolist(), prob_K, strict=True)
         return [self._neighbour(entry, distance, prob) for entry, distance, prob in rows if entry >= 0]
 
+    def recollect(self, prefix_ids: Sequence[int], text_ids: Sequence[int], most: int = 3) -> list[Recollection]:
+        """See Memory; sources are the nearest entries that the token followed, or, if there is none, the nearest."""
+        prefix_BT, text_BT = torch.tensor([list(prefix_ids)]), torch.tensor([list(text_ids)])
+        hidden_TD = self.lm.hidden_before(prefix_BT, text_BT)[0]
+        found = []
+        for answer, hidden_D, token in zip(self.looks(prefix_BT, text_BT), hidden_TD, text_ids, strict=True):
+            near = self.nearest(hidden_D)
+            sources = [n for n in near if n.token == token] or near
+            found.append(self._recollection(answer, token, [source_of(neighbour) for neighbour in sources[:most]]))
+        return found
+
     def _neighbour(self, entry: int, distance: float, prob: float) -> Neighbour:
         store = self.store
         document = int(store.owner_N[entry])
@@ -144,6 +155,11 @@ class NeighbourMemory(StateMemory):
         return Neighbour(
             distance, prob, token, entry, document, str(told["source"]), int(told["line"]), entry - first, context
         )
+
+
+def source_of(neighbour: Neighbour) -> Source:
+    """A neighbour, for explanations."""
+    return Source(neighbour.document, neighbour.source, neighbour.line, (), neighbour.context, (neighbour.token,))
 
 
 def log_shares(found: Found, temperature: float) -> Tensor:

@@ -55,14 +55,8 @@ def held_out_evidence(
         settings: how much is read.
         report: told of progress.
     """
-    windows = [list(row[i : i + settings.window]) for row in rows for i in range(0, len(row), settings.window)]
-    chosen: list[list[int]] = []
-    total = 0
-    for window in windows:
-        if total + len(window) > settings.num_tokens:
-            break
-        chosen.append(window)
-        total += len(window)
+    chosen = stretches_of(rows, settings)
+    total = sum(map(len, chosen))
     chosen.sort(key=len)
     parts, done = [], 0
     while chosen:
@@ -71,9 +65,26 @@ def held_out_evidence(
         parts.append(evidence_of(memory, model, pad_left([list(start_ids)] * len(batch)), pad_right(batch)))
         done += sum(map(len, batch))
         report("weighing", done, total)
-    if not parts:
-        raise InputError("held-out text is needed to learn weights, got none that is shorter than all tokens asked for")
     return Evidence.joined(parts)
+
+
+def stretches_of(rows: Sequence[Sequence[int]], settings: Weighing) -> list[list[int]]:
+    """Stretches of texts that are read together, up to the tokens asked for.
+
+    Raises:
+        InputError: if there are none.
+    """
+    found: list[list[int]] = []
+    left = settings.num_tokens
+    for row in rows:
+        for first in range(0, len(row), settings.window):
+            stretch = list(row[first : first + min(settings.window, left)])
+            if stretch:
+                found.append(stretch)
+                left -= len(stretch)
+    if not found:
+        raise InputError("held-out text is needed to learn weights, got none; give another file")
+    return found
 
 
 def fit_gate(memory: Memory, evidence: Evidence, settings: Weighing) -> Gate:

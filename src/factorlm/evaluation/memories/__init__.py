@@ -1,0 +1,1 @@
+"""What memories are worth: likelihood, written texts, retrieval, imitation, drafts."""
