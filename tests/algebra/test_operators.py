@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from factorlm.algebra import (
     Backoff,
+    BackoffRatio,
     Factor,
     Interpolation,
     LocalProduct,
@@ -61,6 +62,7 @@ OPERATORS: dict[str, Factor] = {
     "intersection": A & HOLES,
     "interpolation": Interpolation((A, B), (0.3, 0.7)),
     "back-off": Backoff((SHY, HOLES)),
+    "back-off ratio": BackoffRatio((SHY, HOLES)),
     "mixture": Mixture((A, HOLES, B), (0.2, 0.5, 0.3)),
     "local product": LocalProduct(A * C),
     "named": Named("a", A * B),
@@ -249,3 +251,12 @@ def test_back_off_lets_one_part_speak_where_the_other_is_at_a_dead_end() -> None
     assert combine(torch.stack([dead, dead])[:, None]).eq(-torch.inf).all()
     with pytest.raises(InputError, match="two parts"):
         Backoff((A,))
+
+
+def test_a_back_off_ratio_times_its_second_part_is_the_back_off() -> None:
+    for text in A.log_weight:
+        prefix_BT = torch.tensor([list(text)], dtype=torch.long).reshape(1, len(text))
+        times = A * BackoffRatio((SHY, A))
+        torch.testing.assert_close(
+            times.start(prefix_BT).log_weight_BV, Backoff((SHY, A)).start(prefix_BT).log_weight_BV
+        )

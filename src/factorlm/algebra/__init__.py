@@ -1,7 +1,7 @@
 """The Factor protocol, its operators, its laws, and exact answers for tiny languages."""
 
 from factorlm.algebra import laws
-from factorlm.algebra.backoff import Backoff
+from factorlm.algebra.backoff import Backoff, BackoffRatio
 from factorlm.algebra.enumeration import global_product, local_product, log_weights_of_texts, total_variation
 from factorlm.algebra.factor import PAD, Factor, State, end_together, pad_left, pad_right, select_rows, without_last
 from factorlm.algebra.logspace import entropy, log_mean, log_normalize, mean_where_possible, scale
@@ -20,6 +20,7 @@ from factorlm.algebra.tree import Term, device_of, flatten, leaves, map_leaves, 
 __all__ = [
     "PAD",
     "Backoff",
+    "BackoffRatio",
     "Factor",
     "Interpolation",
     "Intersection",

@@ -37,3 +37,18 @@ class Backoff(Combination):
         mixed_BV = torch.logaddexp(said_BV, share_B1 + rest_BV)
         is_alone_B1 = rest_BV.amax(-1, keepdim=True) == -torch.inf
         return torch.where(is_alone_B1, log_normalize(said_BV), mixed_BV)
+
+
+@dataclass(frozen=True, eq=False)
+class BackoffRatio(Backoff):
+    """The weight w(v) / p(v) + 1 - sum_u w(u): what a back-off multiplies its second part by.
+
+    It is never less than 1 - sum_u w(u), so it bans nothing; at exponent one, times the second part, it is the
+    back-off. Where the second part is at a dead end, nothing is possible.
+    """
+
+    def combine(self, log_weight_KBV: Tensor) -> Tensor:
+        """Log of the back-off, minus that of the second part."""
+        rest_BV = log_normalize(log_weight_KBV[1])
+        ratio_BV = super().combine(log_weight_KBV) - rest_BV
+        return torch.where(rest_BV == -torch.inf, -torch.inf, ratio_BV)

@@ -9,10 +9,10 @@ from typing import Any
 from factorlm.errors import InputError, UnknownNameError
 
 SHOWN_CHARACTERS = 160  # of a passage
-Near = Callable[[Path, str, int, str], list[dict[str, Any]]]
+Near = Callable[[Path, str, int, str, str], list[dict[str, Any]]]
 
 
-def passages(index: Path, text: str, top: int, retriever: str) -> list[dict[str, Any]]:
+def passages(index: Path, text: str, top: int, retriever: str, model: str) -> list[dict[str, Any]]:
     """The best passages for a text."""
     opened = open_passages(index, retriever)
     [hits] = opened.search([text], top)
@@ -45,7 +45,7 @@ def open_passages(index: Path, retriever: str) -> Any:
     return open_retriever(store, name, encoder=encoder)
 
 
-def neighbours(index: Path, text: str, top: int, model: str) -> list[dict[str, Any]]:
+def neighbours(index: Path, text: str, top: int, retriever: str, model: str) -> list[dict[str, Any]]:
     """The stored states nearest to that of a text."""
     from factorlm.cli.index_kinds import loaded
     from factorlm.memory.card import MemoryCardMarks, read_card
@@ -60,7 +60,7 @@ def neighbours(index: Path, text: str, top: int, model: str) -> list[dict[str, A
     ]  # fmt: skip
 
 
-def nothing(index: Path, text: str, top: int, model: str) -> list[dict[str, Any]]:
+def nothing(index: Path, text: str, top: int, retriever: str, model: str) -> list[dict[str, Any]]:
     """A network cannot say what it has seen."""
     raise InputError(f"{index} is a network, which cannot tell what it learned from; ask the knn memory it imitates")
 

@@ -65,7 +65,7 @@ def query(
     kind = kind_of(index)
     if kind in NEAR:
         nearby, show_nearby = NEAR[kind]
-        places = nearby(index, text, top, retriever or model)
+        places = nearby(index, text, top, retriever, model)
         if as_json:
             print_json({"text": text, "near": places})
         else:

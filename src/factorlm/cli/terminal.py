@@ -83,19 +83,25 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes) as bars:
-        tasks: dict[str, TaskID] = {}
+    bars = Progress(*columns, console=notes)
+    tasks: dict[str, TaskID] = {}
 
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-                for old in list(tasks.values())[:-SHOWN_STAGES]:  # a long run has more stages than a screen has lines
-                    bars.update(old, visible=False)
-            elif bars.tasks[tasks[stage]].finished and done < total:
-                bars.reset(tasks[stage], total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+    def report(stage: str, done: int, total: int) -> None:
+        if not tasks:  # not before: a complaint that comes first stands alone
+            bars.start()
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total)
+            for old in list(tasks.values())[:-SHOWN_STAGES]:  # a long run has more stages than a screen has lines
+                bars.update(old, visible=False)
+        elif bars.tasks[tasks[stage]].finished and done < total:
+            bars.reset(tasks[stage], total=total)
+        bars.update(tasks[stage], completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        if tasks:
+            bars.stop()
 
 
 def factor_numbers(model: Model) -> dict[str, dict[str, float | None]]:

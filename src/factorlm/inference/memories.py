@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factorlm.algebra import Backoff, Factor, LocalProduct, Named, Power, Product, Term, leaves, unflatten
+from factorlm.algebra import Backoff, BackoffRatio, Factor, LocalProduct, Named, Term, leaves, unflatten
 from factorlm.errors import InputError
 from factorlm.inference.explanation import shown
 from factorlm.inference.model import Model
@@ -60,7 +60,7 @@ def memory_factor(lm: CausalLM, memory: Memory | Path | str) -> Factor:
         memory: a memory, or the folder of one, FOLDER or FOLDER@WEIGHTS; without learned weights, lambda is a half.
     """
     found = memory if isinstance(memory, Memory) else memory_at(memory, lm, MULTIPLIED_WEIGHT)
-    return Named(found.name, Product((Backoff((found, lm)), Power(lm, -1.0))))
+    return Named(found.name, BackoffRatio((found, lm)))
 
 
 def draft_of(lm: CausalLM, place: Path | str) -> MemoryDraft:

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from factorlm.algebra import PAD, Factor, LocalProduct
+from factorlm.algebra import PAD, Factor
 from factorlm.errors import InputError
 from factorlm.memory.card import FittedGate, read_card, write_card
 from factorlm.memory.datastore import Looking, NeighbourCard
 from factorlm.memory.gates import Evidence, Gate, edges_of, fit_constant, fit_logistic, fit_table
 from factorlm.memory.neighbour_index import Found
 from factorlm.memory.neighbours import NeighbourMemory, log_shares
-from factorlm.memory.remembering import evidence_of
+from factorlm.memory.remembering import evidence_of, log_probs_of
 from factorlm.memory.state_memory import TOGETHER
 
 TEMPERATURES = tuple(float(f"{10 ** (step / 4):.4g}") for step in range(-12, 5))  # 0.001 to 10
@@ -74,7 +74,7 @@ def fit_neighbours(
     if not temperatures:
         raise InputError("at least one temperature is needed, got none")
     real_BT = text_BT != PAD
-    model_N = LocalProduct.of(model).score(prefix_BT, text_BT).cpu()[real_BT].double().numpy()
+    model_N = log_probs_of(model, prefix_BT, text_BT).cpu()[real_BT].double().numpy()
     found = _found(memory, memory.lm.hidden_before(prefix_BT, text_BT)[real_BT.to(memory.lm.device)])
     is_hit_NK = memory.tokens(found) == text_BT.cpu()[real_BT.cpu()][:, None]
 

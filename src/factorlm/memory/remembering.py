@@ -19,6 +19,7 @@ from torch import Tensor
 from factorlm.algebra import PAD, Factor, LocalProduct, State
 from factorlm.errors import InputError
 from factorlm.memory.gates import Evidence, Gate
+from factorlm.models import CausalLM
 
 
 class Answer(NamedTuple):
@@ -147,7 +148,7 @@ def evidence_of(memory: Memory, model: Factor, prefix_BT: Tensor, text_BT: Tenso
         text_BT: held-out texts, filled on the right with PAD.
     """
     real_BT = text_BT != PAD
-    model_BT = LocalProduct.of(model).score(prefix_BT, text_BT).cpu()
+    model_BT = log_probs_of(model, prefix_BT, text_BT).cpu()
     memory_BT, features = torch.full(text_BT.shape, -torch.inf), []
     for t, answer in enumerate(memory.looks(prefix_BT, text_BT)):
         token_B1 = text_BT[:, t, None].clamp(min=0).to(answer.log_prob_BV.device)
@@ -155,3 +156,10 @@ def evidence_of(memory: Memory, model: Factor, prefix_BT: Tensor, text_BT: Tenso
         features.append(answer.feature_BF.cpu())
     feature_BTF = torch.stack(features, 1)
     return Evidence(*(x[real_BT].double().numpy() for x in (feature_BTF, memory_BT, model_BT)))
+
+
+def log_probs_of(model: Factor, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
+    """Log probability of each token of texts, [B, T], normalised at each token; language models are that already."""
+    inner = model.base if isinstance(model, LocalProduct) else model
+    known = inner if isinstance(inner, CausalLM) else LocalProduct.of(model)
+    return known.score(prefix_BT, text_BT)

@@ -24,6 +24,7 @@ from factorlm.text import Vocabulary, is_utf8
 from factorlm.text.tokens import vocabulary_of
 
 CHUNK_TOKENS = 512  # unembedded at once when whole texts are read: [512, V] of float32 is about 100 MB
+STEP_ROWS = 64  # unembedded at once when whole texts are read step by step: the table is read once for all of them
 KEPT_PREFIXES = 4
 SHORTEST_REUSE = 8  # tokens; below that, reading anew is as fast
 
@@ -249,8 +250,9 @@ class CausalLM(Factor):
     def steps(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Tensor]:
         """See Factor."""
         if text_BT.shape[1]:
-            for hidden_BD in self.hidden_before(prefix_BT, text_BT).unbind(1):
-                yield self.unembed(hidden_BD).log_softmax(-1)
+            hidden_BTD = self.hidden_before(prefix_BT, text_BT)
+            for hidden_BSD in hidden_BTD.split(max(1, STEP_ROWS // text_BT.shape[0]), dim=1):
+                yield from self.unembed(hidden_BSD.transpose(0, 1)).log_softmax(-1)
 
     def score(self, prefix_BT: Tensor, text_BT: Tensor) -> Tensor:
         """See Factor."""

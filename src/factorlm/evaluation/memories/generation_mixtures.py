@@ -19,6 +19,7 @@ from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.memories.domains import Domain
 from factorlm.evaluation.memories.generation_observed import Array, Observed
 from factorlm.evaluation.memories.stores import infini_of, neighbours_of
+from factorlm.evaluation.texts import cut
 from factorlm.evaluation.workbench import Workbench
 from factorlm.inference import Model
 from factorlm.inference.expression import Composed
@@ -43,6 +44,7 @@ class Mixing(Config):
 
     Attributes:
         num_stored: documents of the domain that are stored, at most.
+        stored_characters: of all these together, at most.
         weighing: of the ∞-gram, and how much text weights are learned on; neighbours have a logistic gate.
         neighbours: how their datastore is built.
         k: neighbours looked at.
@@ -52,6 +54,7 @@ class Mixing(Config):
     """
 
     num_stored: PositiveInt = 800
+    stored_characters: PositiveInt = 800_000
     weighing: Weighing = Weighing(num_tokens=8000)
     neighbours: NeighbourSettings = NeighbourSettings()
     k: PositiveInt = 64
@@ -116,21 +119,21 @@ class Mixed:
 
 def mixed(bench: Workbench, lm: CausalLM, domain: Domain, settings: Mixing) -> Mixed:
     """Build the memories of a domain, and learn their weights on its valid texts."""
-    stored = stored_texts(bench, domain, settings.num_stored)
+    stored = stored_texts(bench, domain, settings.num_stored, settings.stored_characters)
     valid = domain.valid.load(bench.data)
     bench.used[f"{domain.name}, for weights"] = fingerprint(valid)
     infini = infini_of(bench, lm, domain.name, stored)
     neighbours = neighbours_of(bench, lm, domain.name, stored, settings.neighbours)
     rows = lm.encode_texts(valid)
     built = {"texts": fingerprint(stored), "vocabulary": lm.vocabulary.fingerprint}
-    neighbours = _fit_looking(bench, neighbours, built, rows, settings)
+    neighbours = fitted_looking(bench, neighbours, built, rows, settings)
     memories: dict[str, Memory] = {INFINI: infini, NEIGHBOURS: neighbours}
     looking = [neighbours.k, neighbours.temperature, settings.neighbours.model_dump(mode="json")]
     told = {INFINI: built, NEIGHBOURS: {**built, "model": lm.fingerprint, "looking": looking}}
     marks = {name: json.dumps(of) for name, of in told.items()}
     mixtures: dict[str, Mixture] = {}
     for name, memory in memories.items():
-        gates = _gates(bench, lm, memory, marks[name], rows, settings)
+        gates = learned_weights(bench, lm, memory, marks[name], rows, settings)
         mixtures[name] = Mixture(name, name, gates[""])
         for gate in (ONE, SURE):
             mixtures[f"{name}, {gate}"] = Mixture(f"{name}, {gate}", name, gates[gate])
@@ -139,9 +142,14 @@ def mixed(bench: Workbench, lm: CausalLM, domain: Domain, settings: Mixing) -> M
     return Mixed(lm, memories, marks, mixtures)
 
 
-def stored_texts(bench: Workbench, domain: Domain, number: int) -> list[str]:
-    """The first documents of a domain that a memory is built from."""
-    stored = domain.stored.load(bench.data)[:number]
+def stored_texts(bench: Workbench, domain: Domain, number: int, characters: int) -> list[str]:
+    """The first documents of a domain that a memory is built from, the last one cut where all are long enough."""
+    stored: list[str] = []
+    for text in domain.stored.load(bench.data)[:number]:
+        if characters <= 0:
+            break
+        stored.append(cut(text, characters))
+        characters -= len(stored[-1]) if len(stored[-1]) == len(text) else characters
     bench.used[f"{domain.name}, stored"] = fingerprint(stored)
     return stored
 
@@ -158,7 +166,7 @@ def windows_of(rows: Sequence[Sequence[int]], settings: Weighing) -> list[list[i
     return found
 
 
-def _fit_looking(
+def fitted_looking(
     bench: Workbench, memory: NeighbourMemory, built: Mapping[str, str], rows: Sequence[Sequence[int]], settings: Mixing
 ) -> NeighbourMemory:
     """The neighbours at the temperature that suits valid texts best."""
@@ -174,7 +182,7 @@ def _fit_looking(
     return memory.looking(Looking(k=settings.k, temperature=float(bench.cache.get(key, fit))))
 
 
-def _gates(
+def learned_weights(
     bench: Workbench, lm: CausalLM, memory: Memory, mark: str, rows: Sequence[Sequence[int]], settings: Mixing
 ) -> dict[str, Gate]:
     """Learned weights, the best single one, and weights that are zero but where the memory is sure."""

@@ -104,7 +104,10 @@ def _observe(lm: CausalLM, memories: Mapping[str, Memory], texts: Sequence[Text]
              for name, steps in found.items()}  # fmt: skip
 
     def row(name: str, b: int) -> list[Any]:
-        return [np.round(values[b, : len(texts[b][1])], DIGITS).tolist() for values in whole[name]]
+        log_prob_T, entropy_T, feature_TF, kl_T = (values[b, : len(texts[b][1])] for values in whole[name])
+        # Features stay as they are: edges of a gate's cells are values of features, and rounding would pass them.
+        return [np.round(log_prob_T, DIGITS).tolist(), np.round(entropy_T, DIGITS).tolist(), feature_TF.tolist(),
+                np.round(kl_T, DIGITS).tolist()]  # fmt: skip
 
     return [{"model": row("", b), "memories": {name: row(name, b) for name in memories}} for b in range(len(texts))]
 

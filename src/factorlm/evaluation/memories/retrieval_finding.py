@@ -5,9 +5,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from pydantic import Field, PositiveInt
 from factorlm.evaluation.document import Bar, Block, Cell, Column, Comparisons, Curve, Intervals, Section, Series, Table
 from factorlm.evaluation.intervals import LEVEL, RESAMPLES, Comparison, Estimate, adjusted
 from factorlm.evaluation.memories.retrieval_questions import Asked, PerQuestion, held, load_gold
-from factorlm.evaluation.memories.retrieval_search import BM25, DENSE, HYBRID, WHOLE, Searching, bytes_on_disk
+from factorlm.evaluation.memories.retrieval_search import BM25, WHOLE, Searching, bytes_on_disk
 from factorlm.evaluation.part import Part
 from factorlm.evaluation.texts import Limit
 from factorlm.memory.bm25 import Bm25Settings
@@ -27,7 +26,7 @@ from factorlm.settings import Config
 
 Array = NDArray[np.float64]
 GROUPS = 4  # of questions, by the words that they share with their passages
-ASKED = count(1)  # how often queries were timed: see `_timed`
+Judge = Callable[[Sequence[int], Sequence[int]], float]  # from the passages found, and those that answer
 
 
 class Finding(Config):
@@ -81,14 +80,15 @@ def _of_set(searching: Searching, settings: Finding, name: str) -> Part:
     )  # fmt: skip
     assert len(store) == len(asked.passages)
     queries, most = [q.text for q in asked.questions], max(settings.depth, *settings.first)
-    rankings, times = {}, {}
+    rankings, times = dict[str, list[list[int]]](), dict[str, Timed]()
     for done, way in enumerate(settings.ways):
         found = searching.retriever(store, way).search(queries, most)
         rankings[way] = [[hit.passage for hit in hits] for hits in found]
-        times[way] = _timed(searching, store, way, queries[: settings.timed], most)
+        blanks = " " * (done + 1)  # they change nothing, but keep the encoder from remembering a query
+        times[way] = _timed(searching, store, way, [q + blanks for q in queries[: settings.timed]], most)
         bench.report(f"finding passages, {name}", done + 1, len(settings.ways))
     measures = _measures(asked, rankings, settings, bench.seed)
-    sizes = {way: bytes_on_disk(store, way) for way in settings.ways}
+    sizes: dict[str, int] = {way: bytes_on_disk(store, way) for way in settings.ways}
     comparisons = adjusted([
         m.against(way, BM25) for m in measures if BM25 in settings.ways for way in settings.ways if way != BM25
     ])  # fmt: skip
@@ -102,18 +102,18 @@ def _of_set(searching: Searching, settings: Finding, name: str) -> Part:
     )
 
 
-def _measures(
-    asked: Asked, rankings: dict[str, list[list[int]]], settings: Finding, seed: int
-) -> list[PerQuestion]:  # fmt: skip
+def _measures(asked: Asked, rankings: dict[str, list[list[int]]], settings: Finding, seed: int) -> list[PerQuestion]:
     units_Q = tuple(q.unit for q in asked.questions)
 
-    def measure(title: str, judge: object) -> PerQuestion:
-        assert callable(judge)
+    def measure(title: str, judge: Judge) -> PerQuestion:
         values = {
             way: np.array([judge(row, q.relevant) for row, q in zip(rows, asked.questions, strict=True)], float)
             for way, rows in rankings.items()
         }
         return PerQuestion(title, units_Q, values, seed)
+
+    def recall(k: int) -> Judge:
+        return lambda ranked, relevant: recall_at(ranked, relevant, k)
 
     def gain(ranked: Sequence[int], relevant: Sequence[int]) -> float:
         return ndcg_at(ranked, dict.fromkeys(relevant, 1.0), settings.depth)
@@ -121,20 +121,18 @@ def _measures(
     def rank(ranked: Sequence[int], relevant: Sequence[int]) -> float:
         return reciprocal_rank(ranked[: settings.depth], relevant)
 
-    found = [
-        measure(f"recall@{k}", lambda ranked, relevant, k=k: recall_at(ranked, relevant, k)) for k in settings.first
-    ]
+    found = [measure(f"recall@{k}", recall(k)) for k in settings.first]
     return [*found, measure(f"nDCG@{settings.depth}", gain), measure(f"reciprocal rank@{settings.depth}", rank)]
 
 
 def _timed(searching: Searching, store: PassageStore, way: str, queries: Sequence[str], k: int) -> Timed:
-    """Queries one by one; a blank or more behind each keeps the encoder from remembering it, and changes nothing."""
-    retriever, blanks = searching.retriever(store, way, searching.uncached), " " * next(ASKED)
-    retriever.search([f"warm {blanks}"], k)
+    """How long queries take that are asked one by one."""
+    retriever = searching.retriever(store, way, searching.uncached)
+    retriever.search([f"{way}?"], k)  # what the first query alone has to wait for
     found = []
     for query in queries:
         start = time.perf_counter()
-        retriever.search([query + blanks], k)
+        retriever.search([query], k)
         found.append(1000 * (time.perf_counter() - start))
     return Timed(*(_quantile(np.array(found), share, searching.bench.seed) for share in (0.5, 0.99)))
 
@@ -155,8 +153,7 @@ def _overlap(question: str, passages: Sequence[str], settings: Finding) -> float
 
 
 def _by_overlap(recall: PerQuestion, overlap_Q: Array) -> list[tuple[float, PerQuestion]]:
-    """Mean overlap and recall of groups of questions of about equal size, by rising overlap; equal ones stay together.
-    """  # fmt: skip
+    """Mean overlap and recall of groups of questions of about equal size; those of equal overlap stay together."""
     edges = np.quantile(overlap_Q, np.arange(1, GROUPS) / GROUPS)
     group_Q = np.searchsorted(edges, overlap_Q, side="left")
     return [(float(overlap_Q[group_Q == g].mean()), recall.of(group_Q == g)) for g in np.unique(group_Q)]
@@ -231,18 +228,18 @@ def _named(
 def _headlines(name: str, recall: PerQuestion, comparisons: list[Comparison]) -> tuple[str, ...]:
     best = recall.best()
     line = f"Finding passages of {name}: {best} is best, {recall.measure} {recall.estimate(best)}"
-    mine = [c for c in comparisons if c.measure == recall.measure and c.model in (DENSE, HYBRID)]
+    mine = [c for c in comparisons if c.measure == recall.measure]
     if mine:
         c = max(mine, key=lambda c: c.difference.value or 0.0)
-        line += f"; {c.model} minus {BM25} {c.difference}: that the better of dense and hybrid wins is {held(c)}"
+        line += f"; {c.model} minus {BM25} {c.difference}; that vectors win, alone or with words, {held(c)}"
     return (f"{line}.",)
 
 
 def _cautions(name: str, searching: Searching, asked: Asked) -> tuple[str, ...]:
-    most = getattr(getattr(searching.uncached.encode, "__self__", None), "max_tokens", None)
-    if most is None:
+    num_cut = searching.num_cut(asked.passages)
+    if not num_cut:
         return ()
-    num_long = sum(len(passage.split()) > most for passage in asked.passages)
-    if not num_long:
-        return ()
-    return (f"{num_long} of {len(asked.passages)} passages of {name} are longer than the encoder reads.",)
+    return (
+        f"The encoder reads {searching.sentences.max_tokens} tokens: of {num_cut} of {len(asked.passages)} passages of "
+        f"{name} dense retrieval knows only the beginning.",
+    )

@@ -20,6 +20,12 @@ from factorlm.evaluation.workbench import Workbench
 
 Array = NDArray[np.float64]
 BETWEEN = " | "  # passages; a sign that no normalised text has
+HELD = {
+    "better": "holds here",
+    "worse": "is reversed here",
+    "no difference shown": "is not shown here",
+    "cannot rank": "cannot be told here",
+}
 SIGNS = ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", "."))  # that WikiText sets apart
 
 
@@ -186,12 +192,8 @@ def joined(text: str) -> str:
 
 
 def held(comparison: Comparison) -> str:
-    """Whether a finding of the study holds here, by the comparison that says so."""
-    if comparison.verdict == "better":
-        return "as in the study"
-    if comparison.verdict == "worse":
-        return "unlike in the study"
-    return f"which {comparison.difference.n} units cannot tell"
+    """Whether a finding holds here, by the comparison that shows it if its first way is the better one."""
+    return HELD[comparison.verdict]
 
 
 def _stands_in(everything: str, answer: str) -> bool:

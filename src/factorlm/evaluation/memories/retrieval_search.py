@@ -19,6 +19,7 @@ from factorlm.memory.fusion import Fusion
 from factorlm.memory.passages import PassageSettings, PassageStore, token_ends
 from factorlm.memory.retrievers import Retriever, build_passages, open_retriever
 from factorlm.models import CausalLM
+from factorlm.models.sentences import SentenceEncoder
 from factorlm.models.vectors import KeptVectors, load_encoder
 
 NONE, RANDOM, BM25, DENSE, HYBRID, MIN_MAX = "none", "random", "bm25", "dense", "hybrid", "min-max"
@@ -35,23 +36,24 @@ class Searching:
         lm: whose tokens are counted, and that reads what is found.
         encoder: of passages and queries; what was encoded once is read from the cache.
         uncached: the same encoder without that, to be timed.
+        sentences: what is behind both.
     """
 
     bench: Workbench
     lm: CausalLM
     encoder: TextEncoder
     uncached: TextEncoder
+    sentences: SentenceEncoder
 
     @classmethod
     def of(cls, bench: Workbench, name: str) -> Searching:
         """With an encoder; see `dense.sentence_encoder`."""
-        uncached = sentence_encoder(name)
+        uncached, sentences = sentence_encoder(name), load_encoder(name).encoder
         encoder = uncached
         if bench.cache.folder is not None:
             place = Path(bench.cache.folder) / "vectors" / f"{uncached.fingerprint}.sqlite"
-            kept = KeptVectors(load_encoder(name).encoder, place)
-            encoder = TextEncoder(uncached.name, uncached.fingerprint, kept.encode)
-        return cls(bench, bench.models[0].model.lm, encoder, uncached)
+            encoder = TextEncoder(uncached.name, uncached.fingerprint, KeptVectors(sentences, place).encode)
+        return cls(bench, bench.models[0].model.lm, encoder, uncached, sentences)
 
     def store(self, name: str, texts: Sequence[str], settings: PassageSettings) -> PassageStore:
         """Passages of texts, none of them blank; what was built once is opened."""
@@ -76,6 +78,12 @@ class Searching:
         fusion = Fusion(kind="min-max") if way == MIN_MAX else Fusion()
         kind = HYBRID if way == MIN_MAX else way
         return open_retriever(store, kind, encoder=encoder or self.encoder, fusion=fusion, seed=self.bench.seed)
+
+    def num_cut(self, passages: Sequence[str]) -> int:
+        """How many passages are longer than the encoder reads."""
+        most = self.sentences.max_tokens
+        read = self.sentences.tokenizer(list(passages), truncation=True, max_length=most + 1)
+        return sum(len(token_ids) > most for token_ids in read["input_ids"])
 
 
 def bytes_on_disk(store: PassageStore, way: str) -> int:

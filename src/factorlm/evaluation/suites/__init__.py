@@ -22,6 +22,7 @@ SUITES = {
     "factorised": "Factors against one fine-tuned model and one instruction, as constraints are added.",
     "prior": "A distribution over models: rival worlds, evidence, real text, steering, layer selection.",
     "guided": "Steering by meaning: signals, control against other ways, two guides at once, latents, time.",
+    "memory": "Memories of texts: likelihood, being unlike a corpus, written texts, imitation, drafts, retrieval.",
 }  # each is a module of this package with `Settings` and `run`
 
 
