@@ -88,7 +88,7 @@ def generate(
     population = particles_of(sampler, particles, resampling, ess, limit)
     if draft not in DRAFTS:
         raise UnknownNameError.of("draft", draft, DRAFTS)
-    memories, passages = remembering.split(remembering.parse(memory, memory_mode)) if memory else ([], [])
+    memories, passages = remembering.split(remembering.parse(memory, memory_mode), memory_mode) if memory else ([], [])
     drafting = memories if memory_mode == "draft" else []
     if drafting and draft != "lookup":
         raise InputError("--memory-mode draft and --draft base both guess ahead; leave one out")

@@ -116,9 +116,14 @@ def show(index: Place, as_json: Json = False) -> None:
 
 
 def _count(found: InfiniIndex, lm: CausalLM, text: str, n: int | None, top: int) -> dict[str, Any]:
-    variants = [text] if text[0].isspace() else [text, f" {text}"]
-    counts = {variant: found.engine.count(lm.encode_text(variant)) for variant in variants}
-    return {"text": text, "count": sum(counts.values()), "as_is": counts[text], "behind_space": counts.get(f" {text}")}
+    counts = [found.engine.count(tokens) for tokens in _variants(lm, text)]
+    return {"text": text, "count": sum(counts), "as_is": counts[0], "behind_space": counts[1] if counts[1:] else None}
+
+
+def _variants(lm: CausalLM, text: str) -> list[list[int]]:
+    """A text as it is, and behind a space, where that has other tokens at its end."""
+    plain, spaced = lm.encode_text(text), lm.encode_text(f" {text}")
+    return [plain] if text[0].isspace() or spaced[-len(plain) :] == plain else [plain, spaced]
 
 
 def _prob(found: InfiniIndex, lm: CausalLM, text: str, n: int | None, top: int) -> dict[str, Any]:
@@ -159,8 +164,7 @@ def _next(found: InfiniIndex, lm: CausalLM, text: str, n: int | None, top: int) 
 def _find(found: InfiniIndex, lm: CausalLM, text: str, n: int | None, top: int) -> dict[str, Any]:
     places: list[dict[str, Any]] = []
     total = 0
-    for variant in [text] if text[0].isspace() else [f" {text}", text]:
-        tokens = lm.encode_text(variant)
+    for tokens in reversed(_variants(lm, text)):
         total += found.engine.count(tokens)
         places += [place_of(lm, p, len(tokens)) for p in found.engine.occurrences(tokens, top - len(places), AROUND)]
     return {"text": text, "count": total, "places": places}

@@ -24,13 +24,25 @@ def parse(options: list[str], mode: str) -> list[Fader]:
 
     Raises:
         UnknownNameError: for a mode that there is not.
-        InputError: for a number that the mode cannot use.
+        InputError: for a number that is none, or a memory given twice.
     """
     from factorlm.cli import faders
 
     if mode not in MODES:
         raise UnknownNameError.of("way of using a memory", mode, MODES)
-    found = faders.parse(options)
+    return faders.parse(options)
+
+
+def split(memories: list[Fader], mode: str) -> tuple[list[Fader], list[Fader]]:
+    """Memories that are distributions, and passages to be read in context, where the number is an exponent.
+
+    Raises:
+        InputError: for a number that the mode cannot use.
+    """
+    from factorlm.memory.card import is_memory, kind_of
+
+    passages = [m for m in memories if is_memory(_folder(m.name)) and kind_of(_folder(m.name)) == "passages"]
+    found = [m for m in memories if m not in passages]
     for memory in found:
         if mode == "interpolate" and memory.exponent is not None:
             raise InputError(
@@ -43,7 +55,7 @@ def parse(options: list[str], mode: str) -> list[Fader]:
             raise InputError(f"a memory that only guesses ahead has no number, got one for {memory.name}; leave it out")
     if mode == "draft" and len(found) > 1:
         raise InputError(f"one memory guesses ahead, got {len(found)}; leave some out")
-    return found
+    return found, passages
 
 
 def mixed(model: Model, memories: list[Fader]) -> Model:
@@ -69,14 +81,6 @@ def multiplied(model: Model, memories: list[Fader]) -> Model:
                 exponent = exponent_of(model.lm, factor, memory.strength)
             model = model * factor**exponent
     return model
-
-
-def split(memories: list[Fader]) -> tuple[list[Fader], list[Fader]]:
-    """Memories that are distributions, and passages to be read in context, where the number is an exponent."""
-    from factorlm.memory.card import is_memory, kind_of
-
-    passages = [m for m in memories if is_memory(_folder(m.name)) and kind_of(_folder(m.name)) == "passages"]
-    return [m for m in memories if m not in passages], passages
 
 
 def with_passages(model: Model, passages: list[Fader], prompt: str, notes: Console) -> Model:

@@ -39,7 +39,7 @@ def score(
     from factorlm.inference.model import SCORED_TOKENS
 
     wanted = faders.parse(factor)
-    memories, passages = remembering.split(remembering.parse(memory, memory_mode)) if memory else ([], [])
+    memories, passages = remembering.split(remembering.parse(memory, memory_mode), memory_mode) if memory else ([], [])
     if passages:
         raise InputError(f"passages are read before a prompt, got {passages[0].name}; factorlm generate reads them")
     if memory_mode == "draft":
