@@ -119,7 +119,7 @@ def queries(engine: Engine, number: int) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("num_shards", "number"), [(1, 1_500), (2, 500), pytest.param(1, 10_000, marks=pytest.mark.long)]
+    ("num_shards", "number"), [(1, 1_000), (2, 300), pytest.param(1, 10_000, marks=pytest.mark.long)]
 )
 def test_the_public_engine_reads_our_files_and_counts_the_same(
     make_public: Callable[[int], tuple[Engine, Any]], num_shards: int, number: int
@@ -131,8 +131,7 @@ def test_the_public_engine_reads_our_files_and_counts_the_same(
         found = theirs.infgram_prob(prompt_ids=context, cont_id=token)
         suffix, ratio = ours.longest_ratio(context, token)
         assert (found["suffix_len"], found["prompt_cnt"], found["cont_cnt"]) == (suffix, *ratio)
-        found = theirs.prob(prompt_ids=context, cont_id=token)
-        assert (found["prompt_cnt"], found["cont_cnt"]) == ours.ratio(context, token)
+        assert theirs.count(input_ids=context)["count"] == ours.count(context)
 
 
 def test_the_public_engine_gives_the_same_tables_of_next_tokens(
@@ -140,7 +139,7 @@ def test_the_public_engine_gives_the_same_tables_of_next_tokens(
 ) -> None:
     ours, theirs = make_public(2)
     compared = 0
-    for query in queries(ours, 600):
+    for query in queries(ours, 300):
         for answer, after in (
             (theirs.ntd(prompt_ids=query), ours.following(query)),
             (theirs.infgram_ntd(prompt_ids=query), ours.longest_following(query)[1]),
@@ -152,4 +151,4 @@ def test_the_public_engine_gives_the_same_tables_of_next_tokens(
             want = Counter(dict(zip(after.tokens.tolist(), after.counts.tolist(), strict=True)))
             want[303] += want.pop(ours.separator, 0)  # theirs calls the end of a document its end token
             assert have == {t: n for t, n in want.items() if n}
-    assert compared > 1000
+    assert compared > 500
