@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         load,
         mix,
     )
+    from factorlm.inference.memories import remember
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _HOMES = {
     "load": "factorlm.inference",
     "mix": "factorlm.inference",
     "prompt": "factorlm.factors",
+    "remember": "factorlm.inference.memories",
 }
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "load",
     "mix",
     "prompt",
+    "remember",
 ]
 
 
