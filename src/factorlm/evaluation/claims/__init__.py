@@ -15,6 +15,7 @@ from factorlm.evaluation.claims import (
     guided,
     heads,
     measures,
+    memories,
     priors,
     products,
     recorded,
@@ -76,6 +77,16 @@ CLAIMS: dict[str, Claim] = {
         guided.STEERS,
         guided.BEATS_HEADS,
         guided.QUICK,
+        memories.LOWERS,
+        memories.AGREES,
+        memories.FEW_GAIN,
+        memories.TEXTS_BETTER,
+        memories.IMITATES,
+        memories.DRAFTS_PAY,
+        memories.LEXICAL_BEST,
+        memories.UNLIKE,
+        memories.ENGINE_FAST,
+        memories.MIXING_CHEAP,
     )
 }
 
