@@ -11,6 +11,7 @@ from factorlm.inference import Model, Sampling
 from factorlm.inference.expression import compose
 from factorlm.inference.memories import draft_of, memories_in, memory_at, memory_factor, remember
 from factorlm.inference.model import interpolate
+from factorlm.inference.page import page
 from factorlm.memory.building import BuildSettings, build
 from factorlm.memory.card import FittedGate, keep_gate, mark_of
 from factorlm.memory.corpus import CorpusSettings
@@ -116,6 +117,11 @@ def test_explanations_recall_where_tokens_stand(model: Model, folder: Path) -> N
     assert found[0]["sources"][0]["line"] in (1, 4, 7)
     assert "good dog" in found[0]["sources"][0]["match"]
     assert remember(model, folder).generate("the", max_tokens=2)[0].recalled == ()
+    assert response.explanation is not None
+    shown = page("Here", [response.explanation], [None], [response.recalled])
+    assert "Memory: idx" in shown
+    assert "lines.txt:" in shown
+    assert "background:" in shown
 
 
 def test_expressions_know_memories(folder: Path, tiny_folder: Path, tiny_lm: CausalLM) -> None:

@@ -157,8 +157,10 @@ def generate(
     if html is not None:
         from factorlm.inference.page import page
 
-        explanations = [r.explanation for r in responses if r.explanation is not None]
-        write_file(html, page("What each factor did", explanations, [r.plan for r in responses if r.explanation]))
+        told = [r for r in responses if r.explanation is not None]
+        explanations = [r.explanation for r in told if r.explanation is not None]
+        plans, recalled = [r.plan for r in told], [r.recalled for r in told]
+        write_file(html, page("What each factor did", explanations, plans, recalled))
 
 
 def _product(model: Model, wanted: list[faders.Fader]) -> Factor | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from factorlm.inference.explanation import Explanation
+    from factorlm.inference.memories import Recalled
     from factorlm.inference.plans import Plan
 
+LEAST_SHADE = 0.02  # of the probability of a token, from a memory, that is shaded
 WIDE, HIGH = 460, 150  # of the picture of a plan, in pixels
 
 STYLE = """
@@ -32,12 +35,18 @@ th:first-child, td:first-child { text-align: left; font-family: ui-monospace, mo
 """
 
 
-def page(title: str, explanations: Sequence[Explanation], plans: Sequence[Plan | None] = ()) -> str:
-    """All explanations, one section each, with the plan of each text where there was one."""
+def page(
+    title: str,
+    explanations: Sequence[Explanation],
+    plans: Sequence[Plan | None] = (),
+    recalled: Sequence[Sequence[Recalled]] = (),
+) -> str:
+    """All explanations, one section each, with the plan of each text and what memories recalled."""
     planned = [*plans, *[None] * (len(explanations) - len(plans))]
+    known = [*recalled, *[()] * (len(explanations) - len(recalled))]
     sections = "".join(
-        _section(number, e) + (_plan(plan) if plan else "")
-        for number, (e, plan) in enumerate(zip(explanations, planned, strict=True), 1)
+        _section(number, e) + (_plan(plan) if plan else "") + "".join(map(_recalled, memories))
+        for number, (e, plan, memories) in enumerate(zip(explanations, planned, known, strict=True), 1)
     )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -113,6 +122,33 @@ def _plan(plan: Plan) -> str:
     drawn = '<p class="note">What each guide expects of the text, from noise to plan.</p>' if plan.probs else ""
     note = f'<p class="note">{"Real sentences nearest to the plan." if rows else ""}{heeded}</p>'
     return f"<h3>Plan</h3><p>{keys}</p>{drawn}{_steps(plan)}{note}{nearest}"
+
+
+def _recalled(recalled: Recalled) -> str:
+    """The text shaded by how probable a memory made each token, and where each may come from."""
+    from factorlm.inference.explanation import COLOURS, escape, shown
+
+    pieces, rows = [], []
+    for token, found, about in zip(recalled.tokens, recalled.recollections, recalled.as_json(), strict=True):
+        spoken = found.weight * found.prob
+        sources = about["sources"]
+        place = f"{Path(sources[0]['path']).name}:{sources[0]['line']}" if sources else ""
+        tip = html.escape(f"weight {found.weight:.2f}, probability {found.prob:.2f}" + (f", {place}" if place else ""))
+        style = f' style="background:{COLOURS[0]}{int(230 * spoken):02x}"' if spoken > LEAST_SHADE else ""
+        pieces.append(f'<span class="t"{style} title="{tip}">{escape(token)}</span>')
+        numbers = "</td><td>".join(f"{value:.3g}" for value in (found.weight, found.prob, *found.features.values()))
+        match = html.escape(shown(sources[0]["match"])) if sources else ""
+        rows.append(
+            f"<tr><td>{html.escape(shown(token))}</td><td>{numbers}</td><td>{match}</td><td>{html.escape(place)}</td></tr>"
+        )
+    names = recalled.recollections[0].features if recalled.recollections else ()
+    heads = "".join(f"<th>{html.escape(h)}</th>" for h in ("token", "weight", "prob", *names, "found as", "in"))
+    return (
+        f"<h3>Memory: {html.escape(recalled.name)}</h3><p class='text'>{''.join(pieces)}</p>"
+        '<p class="note">The darker, the more of the probability of a token came from the memory.</p><details>'
+        '<summary>Where tokens may come from</summary><div class="wide"><table>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
+    )
 
 
 def _steps(plan: Plan) -> str:
