@@ -260,3 +260,15 @@ def test_a_back_off_ratio_times_its_second_part_is_the_back_off() -> None:
         torch.testing.assert_close(
             times.start(prefix_BT).log_weight_BV, Backoff((SHY, A)).start(prefix_BT).log_weight_BV
         )
+
+
+def test_a_back_off_is_the_same_where_few_tokens_are_said() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rest_BV = torch.randn(3, 40, generator=generator, dtype=torch.float64)
+    said_BV = torch.full((3, 40), -torch.inf, dtype=torch.float64)
+    said_BV[0, 3], said_BV[0, 7], said_BV[1, 5] = math.log(0.2), math.log(0.5), 0.0
+    got_BV = Backoff((A, A)).combine(torch.stack([said_BV, rest_BV]))
+    prob_BV = rest_BV.softmax(-1)
+    want_BV = said_BV.exp() + (1 - said_BV.exp().sum(-1, keepdim=True)) * prob_BV
+    torch.testing.assert_close(got_BV.exp(), want_BV)
+    assert got_BV[1].isneginf().sum() == 39

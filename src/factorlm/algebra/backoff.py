@@ -34,9 +34,14 @@ class Backoff(Combination):
         said_BV, rest_BV = log_weight_KBV[0], log_normalize(log_weight_KBV[1])
         said_B1 = said_BV.logsumexp(-1, keepdim=True)
         share_B1 = torch.log1p(-said_B1.exp().clamp(max=1.0))  # -inf where everything was said
-        mixed_BV = torch.logaddexp(said_BV, share_B1 + rest_BV)
+        mixed_BV = share_B1 + rest_BV
+        is_said_BV = said_BV > -torch.inf
+        if 4 * int(is_said_BV.sum()) < is_said_BV.numel():  # most tokens are left to the second part, as it is
+            mixed_BV[is_said_BV] = torch.logaddexp(said_BV[is_said_BV], mixed_BV[is_said_BV])
+        else:
+            mixed_BV = torch.logaddexp(said_BV, mixed_BV)
         is_alone_B1 = rest_BV.amax(-1, keepdim=True) == -torch.inf
-        return torch.where(is_alone_B1, log_normalize(said_BV), mixed_BV)
+        return torch.where(is_alone_B1, log_normalize(said_BV), mixed_BV) if bool(is_alone_B1.any()) else mixed_BV
 
 
 @dataclass(frozen=True, eq=False)

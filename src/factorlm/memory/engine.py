@@ -178,18 +178,30 @@ class Engine:
         range_BS2[(length_SB < length_B).T] = 0  # a shard with only a shorter one has none of the longest
         return Suffixes(length_B, range_BS2)
 
-    def next_counts(self, found: Suffixes, num_tokens: int) -> Ints:
-        """How often each of the first tokens follows each suffix, [B, V + 1]; last, how often a document ends."""
-        count_BV = np.zeros((len(found.length_B), num_tokens + 1), np.int64)
-        for s, shard in enumerate(self.shards):
-            first_V2 = shard.first_V2
-            if len(first_V2) != num_tokens + 1:
-                raise ValueError(f"counts of {len(first_V2) - 1} tokens are kept, got {num_tokens}")
-            ranges.add_next_counts_many(
-                shard.text_N, shard.table_NP, shard.width, first_V2,
-                np.ascontiguousarray(found.range_BS2[:, s]), found.length_B, count_BV,
-            )  # fmt: skip
-        return count_BV
+    def next_counts(self, found: Suffixes) -> tuple[Ints, Ints, Ints]:
+        """What follows each suffix: row, token and count, [L] each, by row and then by token.
+
+        The token behind the last one stands for the end of a document.
+        """
+        parts = [self._listed(shard, s, found) for s, shard in enumerate(self.shards)]
+        row_L, token_L, count_L = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        place_L = row_L * self.shards[0].num_rows + token_L
+        if len(self.shards) == 1:
+            order_L = np.argsort(place_L, kind="stable")
+            return row_L[order_L], token_L[order_L], count_L[order_L]
+        place_L, inverse_L = np.unique(place_L, return_inverse=True)
+        totals = np.bincount(inverse_L, count_L, len(place_L)).astype(np.int64)
+        return place_L // self.shards[0].num_rows, place_L % self.shards[0].num_rows, totals
+
+    def _listed(self, shard: Shard, number: int, found: Suffixes) -> tuple[Ints, Ints, Ints]:
+        range_B2 = np.ascontiguousarray(found.range_BS2[:, number])
+        room = int(np.minimum(range_B2[:, 1] - range_B2[:, 0], shard.num_rows).sum())
+        token_L, count_L, end_B = np.empty(room, np.int64), np.empty(room, np.int64), np.zeros(len(range_B2), np.int64)
+        ranges.list_next_counts_many(
+            shard.text_N, shard.table_NP, shard.width, shard.first_V2, range_B2, found.length_B, token_L, count_L, end_B
+        )
+        row_L = np.repeat(np.arange(len(end_B)), np.diff(end_B, prepend=0))
+        return row_L, token_L[: len(row_L)], count_L[: len(row_L)]
 
     def following(self, context: Sequence[int]) -> Following:
         """What follows a context, all of it being looked for: the n-gram distribution."""
@@ -249,10 +261,8 @@ class Engine:
         return range_BS2
 
     def _following(self, found: Suffixes) -> Following:
-        count_V = self.next_counts(found, self.shards[0].num_rows - 1)[0]
-        tokens = count_V.nonzero()[0]
-        counts = count_V[tokens]
-        named = np.where(tokens == len(count_V) - 1, self.separator, tokens)
+        _, tokens, counts = self.next_counts(found)
+        named = np.where(tokens == self.shards[0].num_rows - 1, self.separator, tokens)
         return Following(int(found.count_B[0]), named, counts)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from factorlm.algebra import PAD, State, pad_left, without_last
-from factorlm.memory.engine import Engine, Occurrence, Queries, Suffixes
+from factorlm.memory.engine import Engine, Ints, Occurrence, Queries, Suffixes
 from factorlm.memory.remembering import Answer, Memory, Recollection, Source
 from factorlm.text import Vocabulary
 
@@ -86,22 +86,21 @@ class InfiniGram(Memory):
     def look(self, memory: Matched) -> Answer:
         """See Memory."""
         found = Suffixes(memory.length_B.numpy().copy(), memory.range_BS2.numpy().copy())
-        count_BV = self._counts(found)
-        empty_B = count_BV.sum(1) == 0
-        while empty_B.any() and int(found.length_B[empty_B].max()) > 0:  # documents end behind it, and that is no token
-            shorter = self._longest(memory.token_BT[torch.from_numpy(empty_B)], found.length_B[empty_B] - 1)
-            count_BV[empty_B] = self._counts(shorter)
-            found.length_B[empty_B], found.range_BS2[empty_B] = shorter.length_B, shorter.range_BS2
-            empty_B = count_BV.sum(1) == 0
-        total_B = count_BV.sum(1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_prob_BV = torch.from_numpy(
-                np.log(count_BV.astype(np.float32)) - np.log(total_B)[:, None].astype(np.float32)
-            )
-        is_sparse_B = (count_BV > 0).sum(1) == 1
+        row_L, token_L, count_L = self._counts(found)
+        while True:  # until no row is left behind whose suffix documents end, where that is no token
+            total_B = np.bincount(row_L, count_L, len(found.length_B))
+            lost_B = (total_B == 0) & (found.length_B > 0)
+            if not lost_B.any():
+                break
+            shorter = self._longest(memory.token_BT[torch.from_numpy(lost_B)], found.length_B[lost_B] - 1)
+            found.length_B[lost_B], found.range_BS2[lost_B] = shorter.length_B, shorter.range_BS2
+            row_L, token_L, count_L = self._counts(found)
+        log_prob_BV = torch.full((len(total_B), self.tokens.size), -torch.inf)
+        log_prob_L = np.log(count_L / total_B[row_L]).astype(np.float32)
+        log_prob_BV[torch.from_numpy(row_L), torch.from_numpy(token_L)] = torch.from_numpy(log_prob_L)
+        is_sparse_B = np.bincount(row_L, minlength=len(total_B)) == 1
         features = (found.length_B, np.log(np.maximum(total_B, 1)), is_sparse_B)
         feature_BF = torch.tensor(np.stack([np.asarray(f, np.float32) for f in features], 1))
-        log_prob_BV = torch.where(torch.from_numpy(total_B > 0)[:, None], log_prob_BV, -torch.inf)
         return Answer(log_prob_BV.to(self.device), feature_BF)
 
     def looks(self, prefix_BT: Tensor, text_BT: Tensor) -> Iterator[Answer]:
@@ -138,12 +137,18 @@ class InfiniGram(Memory):
         look = functools.cache(lambda: self.look(matched))
         return State(lambda: self.weighed(look()), matched)
 
-    def _counts(self, found: Suffixes) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-        """How often each token follows, [B, V]."""
-        count_BV = self.engine.next_counts(found, self.tokens.size)
-        if self.ends:
-            count_BV[:, self.tokens.end_ids[0]] += count_BV[:, -1]
-        return count_BV[:, :-1]
+    def _counts(self, found: Suffixes) -> tuple[Ints, Ints, Ints]:
+        """How often each token follows: row, token and count; the end of a document is a token, or left out."""
+        row_L, token_L, count_L = self.engine.next_counts(found)
+        is_end_L = token_L == self.tokens.size
+        if not is_end_L.any():
+            return row_L, token_L, count_L
+        if not self.ends:
+            return row_L[~is_end_L], token_L[~is_end_L], count_L[~is_end_L]
+        place_L = row_L * self.tokens.size + np.where(is_end_L, self.tokens.end_ids[0], token_L)
+        place_L, inverse_L = np.unique(place_L, return_inverse=True)  # a corpus may have the end token itself
+        totals = np.bincount(inverse_L, count_L, len(place_L)).astype(np.int64)
+        return place_L // self.tokens.size, place_L % self.tokens.size, totals
 
     def _read(self, prefix_BT: Tensor) -> Tensor:
         """Prefixes as they would stand in the corpus."""
@@ -170,7 +175,7 @@ class InfiniGram(Memory):
             length_B[lost_B], range_BS2[lost_B] = shorter.length_B, shorter.range_BS2
         return Matched(token_BT, torch.from_numpy(length_B), torch.from_numpy(range_BS2))
 
-    def _longest(self, token_BT: Tensor, at_most_B: np.ndarray[tuple[int], np.dtype[np.int64]] | None) -> Suffixes:
+    def _longest(self, token_BT: Tensor, at_most_B: Ints | None) -> Suffixes:
         num_rows, length = token_BT.shape
         num_pad_B = (token_BT == PAD).sum(1).numpy()
         begin_B = np.arange(num_rows, dtype=np.int64) * length

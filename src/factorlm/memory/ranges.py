@@ -200,26 +200,31 @@ def narrow_many(text_N, table_NP, width, range_B2, depth_B, token_B, narrowed_B2
 
 
 @njit(cache=True, nogil=True)
-def add_next_counts(text_N, table_NP, width, low, high, depth, count_V):
-    """Add to count_V how often each token follows; the last entry takes separators and the end of the text."""
-    rank = low
-    while rank < high:
-        place = place_at(table_NP, rank, width) + depth
-        key = key_at(text_N, place, width)
-        last = _end_of_key(text_N, table_NP, width, rank, high, depth, key)
-        row = count_V.shape[0] - 1
-        if key != ENDED:
-            row = min(np.int64(text_N[place]), row)
-        count_V[row] += last - rank
-        rank = last
+def list_next_counts_many(text_N, table_NP, width, first_V2, range_B2, depth_B, token_L, count_L, end_B):
+    """What follows in each row, as lists laid end to end: tokens, counts, and where the list of each row ends.
 
-
-@njit(cache=True, nogil=True)
-def add_next_counts_many(text_N, table_NP, width, first_V2, range_B2, depth_B, count_BV):
-    """`add_next_counts` for each row; with nothing before them, tokens are counted from the ranges of first tokens."""
+    The token behind the last one stands for separators and the end of the text.
+    """
+    last_token = first_V2.shape[0] - 1
+    written = np.int64(0)
     for b in range(depth_B.shape[0]):
-        if depth_B[b] == 0 and range_B2[b, 1] - range_B2[b, 0] == table_NP.shape[0]:
-            for v in range(count_BV.shape[1]):
-                count_BV[b, v] += first_V2[v, 1] - first_V2[v, 0]
+        rank, high, depth = range_B2[b, 0], range_B2[b, 1], depth_B[b]
+        if depth == 0 and high - rank == table_NP.shape[0]:
+            for v in range(last_token + 1):
+                if first_V2[v, 1] > first_V2[v, 0]:
+                    token_L[written], count_L[written] = v, first_V2[v, 1] - first_V2[v, 0]
+                    written += 1
         else:
-            add_next_counts(text_N, table_NP, width, range_B2[b, 0], range_B2[b, 1], depth_B[b], count_BV[b])
+            begin = written
+            while rank < high:
+                place = place_at(table_NP, rank, width) + depth
+                key = key_at(text_N, place, width)
+                behind = _end_of_key(text_N, table_NP, width, rank, high, depth, key)
+                token = last_token if key == ENDED else min(np.int64(text_N[place]), last_token)
+                if token == last_token and written > begin and token_L[begin] == last_token:
+                    count_L[begin] += behind - rank  # the end of the text came first, a separator comes last
+                else:
+                    token_L[written], count_L[written] = token, behind - rank
+                    written += 1
+                rank = behind
+        end_B[b] = written
