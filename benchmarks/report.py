@@ -23,6 +23,7 @@ SUITES = (
     ("rivals-toxic", "Rivals: less toxic", 2, "What these numbers cannot bear stands at the report's end."),
     ("factorised", "Factorised", 2, "What these numbers cannot bear stands at the report's end."),
     ("prior", "Distributions over models", 3, "What these numbers cannot bear stands at the report's end."),
+    ("prior-text", "Components of real text", 2, "What these numbers cannot bear stands at the report's end."),
     ("guided", "Guiding by meaning", 3, "What these numbers cannot bear stands at the report's end."),
     ("memory", "Memories", 3, "What these numbers cannot bear stands at the report's end."),
 )  # fmt: skip
