@@ -86,6 +86,7 @@ CASES: list[tuple[str, Measures, str]] = [
     ("unlike-a-corpus", unlike((0.2, 0.1, 0.3), 4.0), "holds"),
     ("unlike-a-corpus", unlike((0.45, 0.3, 0.55), 4.0), "not shown"),
     ("unlike-a-corpus", unlike((0.2, 0.1, 0.3), 3.1), "not shown"),
+    ("unlike-a-corpus", unlike((0.7, 0.6, 0.8), 4.0), "does not hold here"),
 ]
 
 

@@ -131,7 +131,10 @@ def _unlike(found: Found) -> Decided:
     high = by[low].high
     ahead = high is not None and high < (by["0"].value or 0.0)
     apart = own[kinds[0]] > 2 * own[kinds[1]]
-    return said, {"copied": by[low].value, "plain": by["0"].value, **own}, "holds" if ahead and apart else "not shown"
+    least = by[low].low
+    behind = least is not None and least > (by["0"].value or 0.0)
+    verdict: Verdict = "does not hold here" if behind else "holds" if ahead and apart else "not shown"
+    return said, {"copied": by[low].value, "plain": by["0"].value, **own}, verdict
 
 
 def _engine(bench: ClaimBench, settings: NoSettings) -> Outcome:
@@ -167,7 +170,7 @@ LOWERS = _claim(
     LIU,
     "GPT-2 117M on the Pile 22.8 to 13.7, GPT-Neo 1.3B 8.3 to 7.3, with the Pile as memory",
     "Holds if intervals of nats saved are above 0 for every kind of text, and a memory of other texts saves less than "
-    "half as much.",
+    "half as much; does not hold if one interval is below 0 or another memory saves more than half; else not shown.",
     _lowers,
 )
 AGREES = _claim(
@@ -177,7 +180,7 @@ AGREES = _claim(
     LIU,
     "agreement 47 % overall, over 75 % from 16 tokens on; 75 % where one token follows",
     "Holds if over all kinds of text the rank correlation of length and agreement is above 0.8, and agreement is "
-    "higher where one token follows.",
+    "higher where one token follows; does not hold otherwise.",
     _agrees,
 )
 FEW_GAIN = _claim(
@@ -185,7 +188,8 @@ FEW_GAIN = _claim(
     "Neighbours lower the loss on average although most tokens lose",
     "Wang et al. 2023, KNN-LM does not improve open-ended text generation, arXiv:2305.14625",
     "perplexity is worse for the majority of tokens",
-    "Holds if the interval of the mean gain is above 0 and that of the share of tokens that gain below a half.",
+    "Holds if the interval of the mean gain is above 0 and that of the share of tokens that gain below a half; "
+    "does not hold if one is on the other side; else it is not shown.",
     _few_gain,
 )
 TEXTS_BETTER = _claim(
@@ -203,7 +207,8 @@ IMITATES = _claim(
     "size that learned from next tokens alone",
     "Wei et al. 2025, MLP Memory, arXiv:2508.01832",
     "GPT-2 large fine-tuned 10.42, with an MLP memory 9.51",
-    "Holds if the interval of its gain is above 0 and above the gain without the teacher.",
+    "Holds if the interval of its gain is above 0 and above the gain without the teacher; does not hold if its interval "
+    "is below 0; else it is not shown.",
     _imitates,
 )
 DRAFTS_PAY = _claim(
@@ -228,7 +233,8 @@ UNLIKE = _claim(
     "ours",
     "not reported",
     "Holds if the share of written tokens in stored runs is below that without, by its interval, and the corpus' own "
-    "kind of text becomes dearer by more than twice what another kind does; else it is not shown.",
+    "kind of text becomes dearer by more than twice what another kind does; does not hold if more is copied, by its "
+    "interval; else it is not shown.",
     _unlike,
 )
 ENGINE_FAST = Claim(
@@ -238,7 +244,7 @@ ENGINE_FAST = Claim(
     "public package infini-gram 2.6",
     "not compared there",
     "Holds if at the largest size building and single queries are at least as fast, and batched ones and those along a "
-    "text at least 3 times as fast.",
+    "text at least 3 times as fast; does not hold otherwise.",
     NoSettings(),
     _engine,
     (f"benchmarks/records/{ENGINE}",),
@@ -250,7 +256,7 @@ MIXING_CHEAP = Claim(
     "Mixing an ∞-gram memory into the default model adds less than a tenth to the time of a token",
     "ours",
     "not reported",
-    "Holds if the ratio is below 1.1 alone and for 8 texts together.",
+    "Holds if the ratio is below 1.1 alone and for 8 texts together; does not hold otherwise.",
     NoSettings(),
     _mixing,
     (f"benchmarks/records/{ENGINE}",),
