@@ -207,8 +207,8 @@ IMITATES = _claim(
     "size that learned from next tokens alone",
     "Wei et al. 2025, MLP Memory, arXiv:2508.01832",
     "GPT-2 large fine-tuned 10.42, with an MLP memory 9.51",
-    "Holds if the interval of its gain is above 0 and above the gain without the teacher; does not hold if its interval "
-    "is below 0; else it is not shown.",
+    "Holds if the interval of its gain is above 0 and above the gain without the teacher; does not hold if its "
+    "interval is below 0; else it is not shown.",
     _imitates,
 )
 DRAFTS_PAY = _claim(
