@@ -178,7 +178,7 @@ def benchmarks() -> str:
     if training := record("training.json"):
         parts += ["## Training", training_text(training)]
     if engine := record("infini.json"):
-        parts += ["## Beside the public ∞-gram engine", engine_text(engine)]
+        parts += ["## Beside the public n-gram engine", engine_text(engine)]
     for name, title, most, note in SUITES:
         if found := record(f"{name}/report.json"):
             parts += [f"## {title}", suite_text(found, name, most, note)]
