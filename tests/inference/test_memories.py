@@ -112,7 +112,7 @@ def test_explanations_recall_where_tokens_stand(model: Model, folder: Path) -> N
     first = recalled.recollections[0]
     assert first.features["suffix length"] == len(model.lm.encode_text("the good dog")) + 1  # from the start on
     assert first.weight == pytest.approx(0.6)
-    [*_, found] = [recalled.as_json()]
+    found = recalled.as_json()
     assert found[0]["sources"][0]["path"].endswith("lines.txt")
     assert found[0]["sources"][0]["line"] in (1, 4, 7)
     assert "good dog" in found[0]["sources"][0]["match"]

@@ -39,9 +39,11 @@ def split(memories: list[Fader], mode: str) -> tuple[list[Fader], list[Fader]]:
     Raises:
         InputError: for a number that the mode cannot use.
     """
+    from factorlm.inference.memory_names import parted
     from factorlm.memory.card import is_memory, kind_of
 
-    passages = [m for m in memories if is_memory(_folder(m.name)) and kind_of(_folder(m.name)) == "passages"]
+    folders = {m.name: parted(m.name)[0] for m in memories}
+    passages = [m for m in memories if is_memory(folders[m.name]) and kind_of(folders[m.name]) == "passages"]
     found = [m for m in memories if m not in passages]
     for memory in found:
         if mode == "interpolate" and memory.exponent is not None:
@@ -86,21 +88,18 @@ def multiplied(model: Model, memories: list[Fader]) -> Model:
 def with_passages(model: Model, passages: list[Fader], prompt: str, notes: Console) -> Model:
     """The model times what reading passages for a prompt changes; they are told to the notes."""
     from factorlm.cli.index_near import open_passages
+    from factorlm.inference.memory_names import parted
     from factorlm.inference.retrieved import retrieve_for
 
     for memory in passages:
-        folder, _, retriever = memory.name.rpartition("@") if "@" in memory.name else (memory.name, "", "")
-        found = retrieve_for(model, open_passages(Path(folder), retriever), prompt, name=Path(folder).name)
+        folder, retriever = parted(memory.name)
+        found = retrieve_for(model, open_passages(folder, retriever), prompt, name=folder.name)
         number = memory.exponent if memory.exponent is not None else memory.strength
         model = model * found.factor ** (1.0 if number is None else number)
         for shown in found.shown:
             told = f"{Path(shown.passage.source).name}:{shown.passage.line}  {shown.beginning}"
             notes.print(f"{'read' if shown.is_read else 'left out'}: {told}", style="dim", markup=False, soft_wrap=True)
     return model
-
-
-def _folder(name: str) -> Path:
-    return Path(name.rpartition("@")[0]) if "@" in Path(name).name else Path(name)
 
 
 def draft(model: Model, memories: list[Fader]) -> MemoryDraft | None:

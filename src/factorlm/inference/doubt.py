@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import codecs
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +43,10 @@ class Doubt:
         """Of a prior's mixture, over one text behind a prompt."""
         end = token_ids[-1]  # read twice, so that the weights behind the text are there, too
         found = uncertainty(mixture, pad_left([list(prompt_ids)]), pad_right([[*token_ids, end]]))
-        vocabulary, n = mixture.vocabulary, len(token_ids)
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        tokens = [decoder.decode(vocabulary.token_bytes[t], final=i == n - 1) for i, t in enumerate(token_ids)]
+        n = len(token_ids)
         return Doubt(
             names=tuple(names),
-            tokens=tuple(tokens),
+            tokens=mixture.vocabulary.pieces(token_ids),
             within=tuple(found.within_BT[0, :n].tolist()),
             between=tuple(found.between_BT[0, :n].tolist()),
             weights=tuple(tuple(row) for row in found.weight_BTK[0].tolist()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import html
 import math
 from collections.abc import Mapping
@@ -56,11 +55,9 @@ class Explanation:
         assert reading.contribution_BTK is not None
         assert reading.normalizer_BT is not None
         n = len(token_ids)
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        tokens = [decoder.decode(vocabulary.token_bytes[t], final=i == n - 1) for i, t in enumerate(token_ids)]
         return cls(
             prompt=prompt,
-            tokens=tuple(tokens),
+            tokens=vocabulary.pieces(token_ids),
             names=reading.names,
             exponents=tuple(reading.exponents_BK[row].tolist()),
             log_probs=tuple(reading.log_prob_BT[row, :n].tolist()),

@@ -16,6 +16,7 @@ from factorlm.errors import InputError, UnknownNameError
 from factorlm.factors import bind, factor, grammar, lexicon, prompt
 from factorlm.factors.grammar import read_rules
 from factorlm.factors.store import MANIFEST, default_stores, folder_of, read_manifest
+from factorlm.inference.memory_names import parted
 from factorlm.inference.model import Model
 from factorlm.inference.strengths import exponent_of
 from factorlm.inference.syntax import TOKENS, Call, Leaf, Node, Raised, inside, parse
@@ -187,7 +188,7 @@ class _Builder:
         from factorlm.inference.memories import memory_at
 
         assert self.lm is not None
-        fingerprint = file_sha256(_folder_of(name) / MEMORY)[:16]
+        fingerprint = file_sha256(parted(name)[0] / MEMORY)[:16]
         memory = memory_at(name, self.lm, most)
         self.parts[name] = {"name": name, "kind": "memory", "version": f"{most:g}", "fingerprint": fingerprint}
         return memory
@@ -293,11 +294,6 @@ def _texts(node: Call) -> list[str]:
     return [part.text for part in node.parts if isinstance(part, Leaf)]
 
 
-def _folder_of(name: str) -> Path:
-    """The folder of a memory, which may be followed by the name of its weights."""
-    return Path(name.rpartition("@")[0]) if "@" in Path(name).name else Path(name)
-
-
 def _kind_of(name: str) -> str:
     """Whether a name or folder is a model, a factor or a memory.
 
@@ -309,7 +305,7 @@ def _kind_of(name: str) -> str:
         return "model"
     if name in factors or (Path(name) / MANIFEST).is_file():
         return "factor"
-    if (_folder_of(name) / MEMORY).is_file():
+    if (parted(name)[0] / MEMORY).is_file():
         return "memory"
     if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
         return "model"

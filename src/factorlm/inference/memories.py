@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from factorlm.algebra import Backoff, BackoffRatio, Factor, LocalProduct, Named, Term, leaves, unflatten
 from factorlm.errors import InputError
 from factorlm.inference.explanation import shown
+from factorlm.inference.memory_names import parted
 from factorlm.inference.model import Model
 from factorlm.memory import Memory, MemoryDraft, Recollection, Source, open_memory
 from factorlm.memory.longest_suffix import InfiniGram
@@ -34,7 +34,7 @@ MULTIPLIED_WEIGHT = 0.5  # lambda of a memory that is multiplied, where none was
 
 def memory_at(place: Path | str, lm: CausalLM, most: float = 1.0) -> Memory:
     """The memory of FOLDER, or of FOLDER@WEIGHTS, with the learned weights of that name."""
-    folder, _, gate = str(place).partition("@") if "@" in Path(place).name else (str(place), "", "")
+    folder, gate = parted(place)
     return open_memory(folder, lm, gate=gate, most=most)
 
 
@@ -99,10 +99,9 @@ class Recalled:
     @staticmethod
     def of(memory: Memory, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> Recalled:
         """Over one text behind a prompt."""
-        vocabulary, n = memory.vocabulary, len(token_ids)
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        tokens = [decoder.decode(vocabulary.token_bytes[t], final=i == n - 1) for i, t in enumerate(token_ids)]
-        return Recalled(memory.name, tuple(tokens), tuple(memory.recollect(prompt_ids, token_ids)), vocabulary)
+        vocabulary = memory.vocabulary
+        recollections = tuple(memory.recollect(prompt_ids, token_ids))
+        return Recalled(memory.name, vocabulary.pieces(token_ids), recollections, vocabulary)
 
     def as_json(self) -> list[dict[str, Any]]:
         """An object for each token: token, weight, prob, features, sources."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -127,12 +126,13 @@ def _plan(plan: Plan) -> str:
 def _recalled(recalled: Recalled) -> str:
     """The text shaded by how probable a memory made each token, and where each may come from."""
     from factorlm.inference.explanation import COLOURS, escape, shown
+    from factorlm.inference.memories import named_place
 
     pieces, rows = [], []
     for token, found, about in zip(recalled.tokens, recalled.recollections, recalled.as_json(), strict=True):
         spoken = found.weight * found.prob
         sources = about["sources"]
-        place = f"{Path(sources[0]['path']).name}:{sources[0]['line']}" if sources else ""
+        place = named_place(found.sources[0]) if found.sources else ""
         tip = html.escape(f"weight {found.weight:.2f}, probability {found.prob:.2f}" + (f", {place}" if place else ""))
         style = f' style="background:{COLOURS[0]}{int(230 * spoken):02x}"' if spoken > LEAST_SHADE else ""
         pieces.append(f'<span class="t"{style} title="{tip}">{escape(token)}</span>')

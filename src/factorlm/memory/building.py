@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from factorlm.errors import InputError
 from factorlm.files import write_whole
-from factorlm.memory.card import ModelMark, SourceFile, check_place, write_memory
+from factorlm.memory.card import ModelMark, SourceFile, check_place, counted, write_memory
 from factorlm.memory.corpus import CorpusSettings, Document, Troubles, read_documents
 from factorlm.memory.infini import InfiniCard, ShardMark
 from factorlm.memory.shard import PARTS, ShardWriter, token_bytes
@@ -108,7 +108,7 @@ def build(
                 work, state, documents, encode, width, settings.shard_tokens,
                 lambda: report("reading", at_byte[0], total),
             )  # fmt: skip
-            state = _save(work, state.model_copy(update={"troubles": dict(sorted(troubles.counts.items()))}))
+            state = _save(work, state.model_copy(update={"troubles": counted(troubles)}))
         for k in range(state.num_sorted, len(state.shards)):
             memory_bytes = int(settings.memory_gib * 2**30)
             write_table(work / f"tokenized.{k}", width, work / f"table.{k}", memory_bytes, report)

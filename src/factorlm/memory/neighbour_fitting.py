@@ -22,6 +22,7 @@ from factorlm.memory.neighbour_index import Found
 from factorlm.memory.neighbours import NeighbourMemory, log_shares
 from factorlm.memory.remembering import evidence_of, log_probs_of
 from factorlm.memory.state_memory import TOGETHER
+from factorlm.memory.weighing import fitted
 
 TEMPERATURES = tuple(float(f"{10 ** (step / 4):.4g}") for step in range(-12, 5))  # 0.001 to 10
 GateKind = Literal["constant", "table", "logistic"]
@@ -90,15 +91,8 @@ def fit_neighbours(
     answering = memory.ungated.looking(looking)
     evidence = evidence_of(answering, model, prefix_BT, text_BT)
     weights = learned_gate(evidence, gate)
-    fitted = FittedGate(
-        gate=weights,
-        model=mixed_with or memory.lm.name,
-        text=learned_on,
-        num_tokens=len(evidence.model_N),
-        model_nats=float(-evidence.model_N.mean()),
-        mixed_nats=float(-evidence.under(weights).mean()),
-    )
-    return NeighbourFit(answering.gated(weights, memory.most), looking, fitted, losses)
+    kept = fitted(weights, evidence, mixed_with or memory.lm.name, learned_on)
+    return NeighbourFit(answering.gated(weights, memory.most), looking, kept, losses)
 
 
 def learned_gate(evidence: Evidence, kind: GateKind) -> Gate:

@@ -1,5 +1,6 @@
 """What a token is: its bytes, and which tokens end a text."""
 
+import codecs
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,11 @@ class Vocabulary:
     def decode(self, token_ids: Sequence[int]) -> bytes:
         """The bytes of a text; special tokens add none."""
         return b"".join(self.token_bytes[i] for i in token_ids)
+
+    def pieces(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token of a text; a character spread over several stands at the last of them."""
+        decoder, last = codecs.getincrementaldecoder("utf-8")(errors="replace"), len(token_ids) - 1
+        return tuple(decoder.decode(self.token_bytes[t], final=i == last) for i, t in enumerate(token_ids))
 
     def text(self, token_ids: Sequence[int], errors: str = "replace") -> str:
         """The characters of a text; bytes that are none are replaced, or left out with errors="ignore"."""

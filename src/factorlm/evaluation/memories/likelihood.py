@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
-from factorlm.algebra import LocalProduct
+from factorlm.algebra import LocalProduct, pad_left, pad_right
 from factorlm.errors import InputError
 from factorlm.evaluation.document import Bar, Cell, Column, Intervals, Section, Table
 from factorlm.evaluation.intervals import Estimate, mean_interval
@@ -28,7 +28,7 @@ from factorlm.evaluation.memories.stores import infini_of, neighbours_of
 from factorlm.evaluation.part import Part
 from factorlm.evaluation.workbench import Workbench
 from factorlm.memory.attribution import longest_matches
-from factorlm.memory.datastore import NeighbourSettings
+from factorlm.memory.datastore import Looking, NeighbourSettings
 from factorlm.memory.gates import Evidence, Gate
 from factorlm.memory.longest_suffix import InfiniGram
 from factorlm.memory.neighbour_fitting import fit_neighbours
@@ -126,9 +126,6 @@ def _near(
     tests: Documents,
 ) -> tuple[list[Evidence], list[Evidence], Gate]:  # fmt: skip
     """What neighbours gave to held-out and test documents, and their gate."""
-    from factorlm.algebra import pad_left, pad_right
-    from factorlm.memory.datastore import Looking
-
     texts, left = [], settings.neighbour_characters
     for text in domain.stored.load(bench.data):
         if left <= 0:

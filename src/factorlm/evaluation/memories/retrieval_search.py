@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from factorlm.evaluation.memories.stores import place_of
 from factorlm.evaluation.priors.kept import titled
 from factorlm.evaluation.workbench import Workbench
 from factorlm.memory.bm25 import FILES
@@ -58,9 +56,7 @@ class Searching:
     def store(self, name: str, texts: Sequence[str], settings: PassageSettings) -> PassageStore:
         """Passages of texts, none of them blank; what was built once is opened."""
         content = [self.encoder.fingerprint, self.lm.vocabulary.fingerprint, settings.model_dump_json(), list(texts)]
-        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
-        folder = self.bench.cache.folder or Path(tempfile.mkdtemp(prefix="factorlm-"))
-        place = Path(folder) / "memories" / f"passages-{digest}"
+        place = place_of(self.bench, "passages", content)
         if not is_memory(place):
             documents = (Document(text, f"{name} {number}", 1) for number, text in enumerate(texts))
             build_passages(

@@ -25,7 +25,7 @@ from factorlm.models import CausalLM
 
 def infini_of(bench: Workbench, lm: CausalLM, name: str, texts: Sequence[str]) -> InfiniGram:
     """An ∞-gram memory of some texts."""
-    place = _place(bench, "infini", [lm.vocabulary.fingerprint, list(texts)])
+    place = place_of(bench, "infini", [lm.vocabulary.fingerprint, list(texts)])
     if not is_memory(place):
         file = place.with_name(f"{place.name}.jsonl")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def neighbours_of(
     bench: Workbench, lm: CausalLM, name: str, texts: Sequence[str], settings: NeighbourSettings
 ) -> NeighbourMemory:
     """A memory of neighbours of some texts."""
-    place = neighbours_place(bench, lm, texts, settings)
+    place = neighboursplace_of(bench, lm, texts, settings)
     if not is_memory(place):
         documents = (Document(text, name, number) for number, text in enumerate(texts, 1))
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -52,21 +52,22 @@ def neighbours_of(
     return open_neighbours(place, lm)
 
 
-def neighbours_place(bench: Workbench, lm: CausalLM, texts: Sequence[str], settings: NeighbourSettings) -> Path:
+def neighboursplace_of(bench: Workbench, lm: CausalLM, texts: Sequence[str], settings: NeighbourSettings) -> Path:
     """Where the datastore of some texts is, or shall be."""
     content = [lm.fingerprint, str(lm.model.dtype), settings.model_dump_json(), list(texts)]
-    return _place(bench, "knn", content)
+    return place_of(bench, "knn", content)
 
 
 def mlp_of(bench: Workbench, lm: CausalLM, name: str, store: Path, settings: MlpSettings) -> MlpMemory:
     """A memory that imitates the neighbours of a datastore."""
-    place = _place(bench, "mlp", [store.name, settings.model_dump_json()])
+    place = place_of(bench, "mlp", [store.name, settings.model_dump_json()])
     if not is_memory(place):
         train_mlp(lm, store, place, settings, report=titled(bench.report, f"{name}, MLP"))
     return open_mlp(place, lm)
 
 
-def _place(bench: Workbench, kind: str, content: Sequence[object]) -> Path:
+def place_of(bench: Workbench, kind: str, content: Sequence[object]) -> Path:
+    """Where a memory of this content is kept, or shall be; without a cache, in a folder of its own."""
     folder = bench.cache.folder or Path(tempfile.mkdtemp(prefix="factorlm-"))
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
     return Path(folder) / "memories" / f"{kind}-{digest}"
