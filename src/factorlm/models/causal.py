@@ -208,7 +208,7 @@ class CausalLM(Factor):
             after = self._read(before, text_BT[:, :-1].to(self.device))
             return after.hidden.view[:, before.hidden.length - 1 :]
         is_token_BT = read_BT != PAD
-        hidden_BTD, _ = self._run(read_BT, None if bool(is_token_BT.all()) else is_token_BT, None, keep=False)
+        hidden_BTD, _ = self.run_layers(read_BT, None if bool(is_token_BT.all()) else is_token_BT, None, keep=False)
         return hidden_BTD[:, prefix_BT.shape[1] - 1 :]
 
     def chunks(self, hidden_ND: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -324,14 +324,21 @@ class CausalLM(Factor):
         if encoded is not None:
             is_token_BT = torch.cat([encoded.is_token_BT, is_token_BT], 1)
         before = None if encoded is None else encoded.keys_values
-        hidden_BTD, keys_values = self._run(token_BT, is_token_BT if is_padded else None, before, keep=True)
+        hidden_BTD, keys_values = self.run_layers(token_BT, is_token_BT if is_padded else None, before, keep=True)
         hidden = Span.of(hidden_BTD, 1) if encoded is None else encoded.hidden.append(hidden_BTD)
         return Encoded(keys_values, hidden, is_token_BT, is_padded)
 
-    def _run(
+    def run_layers(
         self, token_BT: Tensor, is_token_BT: Tensor | None, read: KeysValues | None, *, keep: bool
     ) -> tuple[Tensor, KeysValues]:
-        """See Body; is_token_BT covers what was read too, None means that all are real."""
+        """Read tokens as Body does, their places found from what is real.
+
+        Args:
+            token_BT: what is read now, or vectors in its place.
+            is_token_BT: covers what was read too; None means that all are real.
+            read: keys and values of what was read before.
+            keep: whether anything will be read behind these tokens.
+        """
         length = token_BT.shape[1]
         self.num_tokens_read += token_BT.shape[0] * length
         if is_token_BT is None:

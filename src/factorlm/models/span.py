@@ -33,6 +33,15 @@ class Buffer:
         self.spans: WeakSet[Span] = WeakSet()
 
 
+    @classmethod
+    def over(cls, storage: Tensor, dim: int, filled: int) -> Buffer:
+        """Storage of somebody else, of which the first entries are filled."""
+        buffer = cls.__new__(cls)
+        buffer.storage, buffer.filled, buffer.capacity = storage, filled, storage.shape[dim]
+        buffer.spans = WeakSet()
+        return buffer
+
+
 @dataclass(frozen=True, eq=False)
 class Span:
     """The first `length` entries of a buffer along axis `dim`; axis 0 is the batch."""
