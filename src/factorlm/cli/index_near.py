@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from factorlm.errors import InputError, UnknownNameError
+from factorlm.errors import InputError
 
 SHOWN_CHARACTERS = 160  # of a passage
 Near = Callable[[Path, str, int, str, str], list[dict[str, Any]]]
@@ -14,6 +14,8 @@ Near = Callable[[Path, str, int, str, str], list[dict[str, Any]]]
 
 def passages(index: Path, text: str, top: int, retriever: str, model: str) -> list[dict[str, Any]]:
     """The best passages for a text."""
+    from factorlm.memory.retrievers import open_passages
+
     opened = open_passages(index, retriever)
     [hits] = opened.search([text], top)
     found = []
@@ -24,25 +26,6 @@ def passages(index: Path, text: str, top: int, retriever: str, model: str) -> li
              "text": passage.text}
         )  # fmt: skip
     return found
-
-
-def open_passages(index: Path, retriever: str) -> Any:
-    """A retriever over the passages in a folder; "" takes hybrid where there are vectors, else what there is.
-
-    Raises:
-        UnknownNameError: for a retriever that there is not.
-    """
-    from factorlm.memory.dense import sentence_encoder
-    from factorlm.memory.passages import PassageStore
-    from factorlm.memory.retrievers import RETRIEVERS, open_retriever
-
-    store = PassageStore.open(index)
-    built = store.card.settings.retrievers
-    name = retriever or ("hybrid" if len(built) > 1 else built[0])
-    if name not in RETRIEVERS:
-        raise UnknownNameError.of("retriever", name, RETRIEVERS)
-    encoder = sentence_encoder() if name in ("dense", "hybrid") and "dense" in built else None
-    return open_retriever(store, name, encoder=encoder)
 
 
 def neighbours(index: Path, text: str, top: int, retriever: str, model: str) -> list[dict[str, Any]]:

@@ -87,9 +87,9 @@ def multiplied(model: Model, memories: list[Fader]) -> Model:
 
 def with_passages(model: Model, passages: list[Fader], prompt: str, notes: Console) -> Model:
     """The model times what reading passages for a prompt changes; they are told to the notes."""
-    from factorlm.cli.index_near import open_passages
     from factorlm.inference.memory_names import parted
     from factorlm.inference.retrieved import retrieve_for
+    from factorlm.memory.retrievers import open_passages
 
     for memory in passages:
         folder, retriever = parted(memory.name)

@@ -295,3 +295,18 @@ def _vectors(old: PassageStore | None, kept_N: np.ndarray) -> Iterator[np.ndarra
         vector_ND = known_vectors(old.path, len(old), old.card.encoder.width)
         for first in range(0, len(kept_N), BLOCK):
             yield vector_ND[kept_N[first : first + BLOCK]]
+
+
+def open_passages(index: Path, retriever: str = "") -> Retriever:
+    """A retriever over the passages in a folder; "" takes hybrid where there are vectors, else what there is.
+
+    Raises:
+        UnknownNameError: for a retriever that there is not.
+    """
+    store = PassageStore.open(index)
+    built = store.card.settings.retrievers
+    name = retriever or ("hybrid" if len(built) > 1 else built[0])
+    if name not in RETRIEVERS:
+        raise UnknownNameError.of("retriever", name, RETRIEVERS)
+    encoder = sentence_encoder() if name in ("dense", "hybrid") and "dense" in built else None
+    return open_retriever(store, name, encoder=encoder)

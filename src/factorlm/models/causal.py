@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from factorlm.algebra import PAD, Factor, State
 from factorlm.errors import IncompatibleError, InputError
 from factorlm.models.body import Body, TransformersBody, body_of
+from factorlm.models.conversation import encode_turns
 from factorlm.models.encoding import Encoded, Memo
 from factorlm.models.linear import Repacked
 from factorlm.models.span import KeysValues, Span
@@ -104,6 +105,12 @@ class CausalLM(Factor):
         other._memo, other._prefixes, other.num_tokens_read = Memo(), OrderedDict(), 0
         return other
 
+    def twin(self) -> CausalLM:
+        """Another reader of the same weights, for another thread; nothing read so far is shared."""
+        other = copy.copy(self)
+        other._memo, other._prefixes, other.num_tokens_read = Memo(), OrderedDict(), 0
+        return other
+
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text, without a start token; names of special tokens in it are plain text."""
         if not is_utf8(text):
@@ -127,11 +134,15 @@ class CausalLM(Factor):
         Raises:
             InputError: if the model was not made for conversations.
         """
-        if not self.tokenizer.chat_template:
-            raise InputError(f"{self.name} has no chat template, so it cannot be asked; continue a text instead")
-        turns = [{"role": "user", "content": text}]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return self.encode_turns([{"role": "user", "content": text}])
+
+    def encode_turns(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation that the model is to go on with; see `conversation`.
+
+        Raises:
+            InputError: if the model was not made for conversations, or not for this one.
+        """
+        return encode_turns(self.tokenizer, self.name, turns)
 
     # The encoder
 

@@ -32,7 +32,6 @@ class Buffer:
         self.capacity = capacity
         self.spans: WeakSet[Span] = WeakSet()
 
-
     @classmethod
     def over(cls, storage: Tensor, dim: int, filled: int) -> Buffer:
         """Storage of somebody else, of which the first entries are filled."""

@@ -1,0 +1,1 @@
+"""Distributed engines: compositions on vLLM, and corpora scored on Ray."""
