@@ -11,6 +11,7 @@ from pathlib import Path
 
 PATIENCE = 0.05  # seconds that a folder may be missing while somebody puts a new one in its place
 _SUPERSEDED = re.compile(r"\.(.+)\.[0-9a-f]{32}\.old")
+_LEFT = re.compile(r"\..+\.[0-9a-f]{32}\.(partial|old|removed)")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -30,12 +31,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise
 
 
-def write_whole_folder(target: Path, write: Callable[[Path], None]) -> None:
+def write_whole_folder(target: Path, write: Callable[[Path], None], *, is_durable: bool = False) -> None:
     """Write a folder beside its place, then put it there in one step; one that was there is superseded.
 
     Args:
         target: the folder.
-        write: fills an empty folder.
+        write: fills an empty folder with files.
+        is_durable: whether it is on the disk itself, and so outlives a loss of power, before the old one goes.
 
     Raises:
         OSError: if the place cannot be written; what was there stays.
@@ -45,10 +47,15 @@ def write_whole_folder(target: Path, write: Callable[[Path], None]) -> None:
     try:
         partial.mkdir(parents=True)
         write(partial)
+        if is_durable:
+            for path in (*partial.iterdir(), partial):
+                sync(path)
         try:
             if target.exists():
                 os.replace(target, old)
             os.replace(partial, target)
+            if is_durable:
+                sync(target.parent)
         except BaseException:  # an interruption, too, may come between the two
             if old.exists() and not target.exists():
                 os.replace(old, target)
@@ -67,6 +74,30 @@ def recover_folders(parent: Path) -> None:
     for target, moved in _orphans(parent).items():
         with contextlib.suppress(OSError):  # read-only, or somebody else was faster
             os.replace(moved, target)
+
+
+def sweep_folders(parent: Path) -> None:
+    """Take away what killed writers left, and put back what they had moved aside; nobody may be writing there."""
+    recover_folders(parent)
+    for path in parent.glob(".*"):
+        if _LEFT.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: if the disk refuses.
+    """
+    if path.is_dir() and os.name == "nt":  # where folders cannot be opened
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_folder(folder: Path) -> None:

@@ -56,7 +56,7 @@ def test_what_rows_begin_with_alike_is_read_once_and_right(fresh_lm: CausalLM) -
     [common] = texts_of(fresh_lm, [20], seed=1)
     held = Held(fresh_lm)
     held.join(texts_of(fresh_lm, [4], seed=2))
-    held.join([common + [5], common + [6, 7, 8, 9], common + [10, 11]])  # shorter rows have a gap behind the start
+    held.join([[*common, 5], [*common, 6, 7, 8, 9], [*common, 10, 11]])  # shorter rows have a gap behind the start
     held.advance([3, 4, 5, 6])
     held.leave([0])
     held.advance([7, 8, 9])

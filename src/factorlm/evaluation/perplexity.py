@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from factorlm.errors import InputError
 from factorlm.factors.head import Head
 from factorlm.factors.headed import HeadedModel
 from factorlm.factors.prompt import Conditioned
-from factorlm.inference import Model, read
+from factorlm.inference import Model, Reading, read
 from factorlm.models import CausalLM
 
 Array = NDArray[np.float64]
@@ -136,10 +137,55 @@ def token_log_probs(
     if window > longest:
         raise InputError(f"a window of at most {longest} tokens can be read, got {window}; take a smaller one")
     start = list(model.lm.start_ids) if count_first else []
-    num_given = max(1, len(start))
     encoded = [model.lm.encode_text(text) for text in texts]
-    rows = [[*start, *ids] for ids in encoded]
     log_prob_T = [np.full(len(ids), np.nan) for ids in encoded]
+    rows = [[*start, *ids] for ids in encoded]
+    for counted in read_windows(model, rows, max(1, len(start)), window, stride, batch_tokens=batch_tokens):
+        found_T = counted.reading.log_prob_BT[counted.row, counted.tokens].double().cpu().numpy()
+        plan = counted.window
+        log_prob_T[counted.document][plan.start - len(start) : plan.end - len(start)] = found_T
+    return log_prob_T
+
+
+class Counted(NamedTuple):
+    """A window that was read.
+
+    Attributes:
+        document: its place among the documents.
+        window: what was read of it.
+        reading: of this window and others.
+        row: of the reading.
+        tokens: of the row, that are counted.
+    """
+
+    document: int
+    window: Window
+    reading: Reading
+    row: int
+    tokens: slice
+
+
+def read_windows(
+    model: Model,
+    rows: Sequence[list[int]],
+    num_given: int,
+    window: int,
+    stride: int,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    with_ratios: bool = False,
+) -> Iterator[Counted]:
+    """Read documents of any length, several windows at once; which come together depends on the documents alone.
+
+    Args:
+        model: the composition.
+        rows: tokens of the documents.
+        num_given: tokens at the start of each that are only read.
+        window: most tokens read at once.
+        stride: tokens by which windows move.
+        batch_tokens: most tokens read at once, padding included; a single window may be longer.
+        with_ratios: whether to find each factor's evidence.
+    """
     as_text = learns_from_text(model.factor)
 
     def split(plan: Window) -> int:
@@ -149,18 +195,16 @@ def token_log_probs(
     plans = [(d, plan) for d, row in enumerate(rows) for plan in windows(len(row), window, stride, num_given)]
     plans.sort(key=lambda job: (split(job[1]) - job[1].first, job[1].end - split(job[1])))
     sizes = [(split(plan) - plan.first, plan.end - split(plan)) for _, plan in plans]
-    for batch in _batches(sizes, batch_tokens, longest):
+    for batch in _batches(sizes, batch_tokens, longest_window(model.factor)):
         jobs = plans[batch]
         reading = read(
             model.factor,
             pad_left([rows[d][plan.first : split(plan)] for d, plan in jobs]),
             pad_right([rows[d][split(plan) : plan.end] for d, plan in jobs]),
+            with_ratios=with_ratios,
         )
-        found = reading.log_prob_BT.double().cpu().numpy()
-        for (d, plan), row_T in zip(jobs, found, strict=True):
-            counted_T = row_T[plan.start - split(plan) : plan.end - split(plan)]
-            log_prob_T[d][plan.start - len(start) : plan.end - len(start)] = counted_T
-    return log_prob_T
+        for row, (d, plan) in enumerate(jobs):
+            yield Counted(d, plan, reading, row, slice(plan.start - split(plan), plan.end - split(plan)))
 
 
 def _batches(sizes: Sequence[tuple[int, int]], batch_tokens: int, longest: int) -> Iterator[slice]:

@@ -9,7 +9,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
@@ -74,8 +74,12 @@ class Troubles:
         return [f"{what}: {number} (first in {self.first[what]})" for what, number in sorted(self.counts.items())]
 
 
-def corpus_files(paths: Sequence[Path | str]) -> list[Path]:
+def corpus_files(paths: Sequence[Path | str], endings: Sequence[str] = ENDINGS) -> list[Path]:
     """The files of some files and folders, in order; folders are searched through and through.
+
+    Args:
+        paths: files, whatever they end in, and folders.
+        endings: of the files that are taken from folders, gzipped or not.
 
     Raises:
         InputError: if one is not there, or a folder has no texts.
@@ -83,9 +87,9 @@ def corpus_files(paths: Sequence[Path | str]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and _plain(p).suffix in ENDINGS)
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and _plain(p).suffix in endings)
             if not inside:
-                raise InputError(f"{path} has no file that ends in {', '.join(ENDINGS)}, plain or .gz; name the files")
+                raise InputError(f"{path} has no file that ends in {', '.join(endings)}, plain or .gz; name the files")
             found += inside
         elif path.exists():
             found.append(path)
@@ -120,26 +124,52 @@ def read_documents(
         before += path.stat().st_size if path.exists() else 0
 
 
-def _of_file(path: Path, raw: IO[bytes], settings: CorpusSettings, troubles: Troubles) -> Iterator[Document]:
-    stream: Stream = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-    is_objects = _plain(path).suffix in (".jsonl", ".json")
-    pieces = (
-        _objects(path, stream, settings, troubles) if is_objects else _plain_texts(path, stream, settings, troubles)
-    )
-    for text, line in pieces:
-        text = _mended(text, f"{path}:{line}", troubles)
+def holds_objects(path: Path) -> bool:
+    """Whether each line of a file is an object of JSON."""
+    return _plain(path).suffix in (".jsonl", ".json")
+
+
+def read_stream(
+    stream: Stream, path: Path, settings: CorpusSettings, troubles: Troubles, num_before: int = 0
+) -> Iterator[Document]:
+    """The documents of a file, or of a part that begins where a document does.
+
+    Args:
+        stream: unpacked.
+        path: says what is in it, and is the source of the documents.
+        settings: what a document is.
+        troubles: where they are counted.
+        num_before: lines of the file that stand before the stream.
+    """
+    read = _objects if holds_objects(path) else _plain_texts
+    return cleaned(read(path, stream, settings, troubles, num_before + 1), str(path), settings, troubles)
+
+
+def cleaned(
+    texts: Iterable[tuple[str, int]], source: str, settings: CorpusSettings, troubles: Troubles
+) -> Iterator[Document]:
+    """Documents of texts with their lines: mended, and parted where they are too long; empty ones are left out."""
+    for text, line in texts:
+        text = _mended(text, f"{source}:{line}", troubles)
         if not text.strip():
-            troubles.note("empty documents, left out", f"{path}:{line}")
+            troubles.note("empty documents, left out", f"{source}:{line}")
             continue
         parts = _parted(text, settings.longest)
         if len(parts) > 1:
-            troubles.note("documents too long, parted", f"{path}:{line}")
+            troubles.note("documents too long, parted", f"{source}:{line}")
         for part in parts:
-            yield Document(part, str(path), line)
+            yield Document(part, source, line)
 
 
-def _objects(path: Path, stream: Stream, settings: CorpusSettings, troubles: Troubles) -> Iterator[tuple[str, int]]:
-    for number, line in _lines(stream, settings.longest_line):
+def _of_file(path: Path, raw: IO[bytes], settings: CorpusSettings, troubles: Troubles) -> Iterator[Document]:
+    stream: Stream = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+    return read_stream(stream, path, settings, troubles)
+
+
+def _objects(
+    path: Path, stream: Stream, settings: CorpusSettings, troubles: Troubles, first_line: int
+) -> Iterator[tuple[str, int]]:
+    for number, line in _lines(stream, settings.longest_line, first_line):
         where = f"{path}:{number}"
         if line is None:
             troubles.note(f"lines longer than {settings.longest_line} bytes, left out", where)
@@ -158,11 +188,13 @@ def _objects(path: Path, stream: Stream, settings: CorpusSettings, troubles: Tro
             troubles.note(f"objects without a text in {settings.field!r}, left out", where)
 
 
-def _plain_texts(path: Path, stream: Stream, settings: CorpusSettings, troubles: Troubles) -> Iterator[tuple[str, int]]:
+def _plain_texts(
+    path: Path, stream: Stream, settings: CorpusSettings, troubles: Troubles, first_line: int
+) -> Iterator[tuple[str, int]]:
     """Documents of plain text; one that grows too long is given out in parts while it is read."""
     kept: list[str] = []
-    first, size = 1, 0
-    for number, line in _lines(stream, None):
+    first, size = first_line, 0
+    for number, line in _lines(stream, None, first_line):
         assert line is not None
         text = _decoded(line, f"{path}:{number}", troubles)
         is_blank = not text.strip()
@@ -182,9 +214,9 @@ def _plain_texts(path: Path, stream: Stream, settings: CorpusSettings, troubles:
         yield "".join(kept), first
 
 
-def _lines(stream: Stream, longest: int | None) -> Iterator[tuple[int, bytes | None]]:
+def _lines(stream: Stream, longest: int | None, first: int) -> Iterator[tuple[int, bytes | None]]:
     """Lines with their numbers; None for one that is longer than allowed, or, if all are, blocks of it."""
-    number, is_rest = 1, False
+    number, is_rest = first, False
     while True:
         piece = stream.readline(BLOCK if longest is None else longest + 1)
         if not piece:
