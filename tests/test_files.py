@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from factorlm import files
-from factorlm.files import recover_folders, remove_folder, write_whole, write_whole_folder
+from factorlm.files import recover_folders, remove_folder, sweep_folders, write_whole, write_whole_folder
 
 
 def fill(content: str):  # noqa: ANN201
@@ -74,3 +74,41 @@ def test_what_was_replaced_or_removed_does_not_come_back(tmp_path: Path) -> None
     remove_folder(tmp_path / "kind")
     recover_folders(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    write_whole_folder(tmp_path / "kind", fill("new"))
+    write_whole_folder(tmp_path / ".versions", fill("kept"))
+    number = "0123456789abcdef" * 2
+    for name in (f".kind.{number}.partial", f".kind.{number}.old", f".gone.{number}.removed"):
+        (tmp_path / name).mkdir()
+        fill("half")(tmp_path / name)
+    os.replace(tmp_path / f".kind.{number}.old", tmp_path / f".aside.{number}.old")  # nothing took its place
+    (tmp_path / f".card.{number}.partial").write_text("half")
+    (tmp_path / ".other").write_text("mine")
+    sweep_folders(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other", ".versions", "aside", "kind"]
+    assert (tmp_path / "kind" / "a").read_text() == "new"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells what a handle stands for")
+def test_a_durable_folder_is_on_the_disk_before_the_old_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_whole_folder(tmp_path / "kind", fill("old"))
+    steps: list[str] = []
+    move, wait = os.replace, os.fsync
+
+    def moved(source: Path, target: Path) -> None:
+        steps.append(f"move {source.name.split('.')[-1]}")
+        move(source, target)
+
+    def waited(handle: int) -> None:
+        place = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        steps.append(f"sync {'the folder above' if place == tmp_path else place.name.split('.')[-1]}")
+        wait(handle)
+
+    monkeypatch.setattr(os, "replace", moved)
+    monkeypatch.setattr(os, "fsync", waited)
+    write_whole_folder(tmp_path / "kind", fill("new"), is_durable=True)
+    assert steps == ["sync a", "sync partial", "move kind", "move partial", "sync the folder above"]

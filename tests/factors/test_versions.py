@@ -198,3 +198,17 @@ def test_a_folder_elsewhere_does_not_supersede_another_factor(own: Store, tmp_pa
     own.save(Manifest(name="toxic", settings=LexiconSettings(phrases={"bad": -2.0})))
     with pytest.raises(InputError, match="another factor named 'toxic'"):
         versions.save_edit(tmp_path / "toxic", *edited_toxic())
+
+
+def test_an_edit_in_another_store_leaves_the_users_own_alone(own: Store, tmp_path: Path) -> None:
+    other = Store(tmp_path / "other")
+    before = contents(words(own, -1.0))
+    versions.save_edit(own.folder / "words", *edited_words(own.folder / "words"), store=other)
+    assert contents(own.folder / "words") == before
+    assert store.read_manifest(other.folder / "words").version == "0.2.0"
+    done = versions.undo("words", other)
+    assert (done.folder, other.names()) == (own.folder / "words", []), "the name means the user's own again"
+    versions.save_edit(own.folder / "words", *edited_words(own.folder / "words"), store=other)
+    words(own, -2.0)
+    assert versions.undo("words", other).folder == other.folder / "words", "the user's own is another one now"
+    assert contents(other.folder / "words") == before

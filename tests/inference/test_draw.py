@@ -142,6 +142,17 @@ def test_dead_rows_stay_dead(sampling: Sampling) -> None:
     assert float(found_BV[1].exp().sum()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("least", [5e-324, 1e-42, 1e-30])
+@pytest.mark.parametrize("name", ["top_p", "typical_p", "temperature"])
+def test_numbers_that_single_precision_rounds_to_nothing_leave_one_token(name: str, least: float) -> None:
+    log_prob_BV = torch.tensor([random_log_probs(0, 9), [-math.inf] * 9, [0.0] + [-120.0] * 8], dtype=torch.float32)
+    found_BV = proposal(log_prob_BV, Sampling.model_validate({name: least})).exp()
+    assert (found_BV == 1).sum(1).tolist() == [1, 0, 1]
+    assert found_BV.sum(1).tolist() == [1, 0, 1]
+    if name != "typical_p":
+        assert found_BV[0].argmax() == log_prob_BV[0].argmax()
+
+
 def test_greedy_takes_the_first_of_equals() -> None:
     log_prob_BV = torch.tensor([[0.1, 0.4, 0.4, 0.1]], dtype=torch.float64).log()
     assert proposal(log_prob_BV, Sampling(temperature=0)).exp().tolist() == [[0, 1, 0, 0]]

@@ -94,9 +94,13 @@ class Edited:
     collateral: Collateral | None
     notes: tuple[str, ...]
 
-    def save(self) -> Path:
-        """Put it in the user's own store, where it goes first; the version before is kept for `versions.undo`."""
-        return versions.save_edit(self.source, self.manifest, self.tensors)
+    def save(self, own: store.Store | None = None) -> Path:
+        """Put it in the user's own store, where it goes first; the version before is kept for `versions.undo`.
+
+        Args:
+            own: the store that it was edited for, if that is another one.
+        """
+        return versions.save_edit(self.source, self.manifest, self.tensors, store=own)
 
 
 def edit(
@@ -107,6 +111,7 @@ def edit(
     forbid: Sequence[str] = (),
     boost: Mapping[str, float] | None = None,
     strength: float = STRENGTH,
+    own: store.Store | None = None,
 ) -> Edited:
     """A factor after an edit; nothing is written before `Edited.save`.
 
@@ -117,6 +122,7 @@ def edit(
         forbid: phrases to ban; a head pulls them by FORBIDDEN nats at exponent one.
         boost: nats for phrases, at exponent one.
         strength: at which the collateral is measured, in signed nats per token.
+        own: the store that shall take it, by which it is numbered; None is the user's own.
 
     Raises:
         InputError: if there is nothing to edit, or it cannot be edited like that.
@@ -143,7 +149,7 @@ def edit(
         boost=boost,
         sha256=digest_of(folder),
     )
-    version = versions.next_version(store.default_stores()[0], manifest)
+    version = versions.next_version(own or store.default_stores()[0], manifest)
     edited: dict[str, object] = {
         "version": version,
         "changes": (*manifest.changes, change),

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,14 @@ def from_thumbs(path: Path | str) -> Preferences:
     Raises:
         InputError: naming the line that lacks a field, or the two lines that give one text both thumbs.
     """
+    return of_thumbs(_objects(path, "text and thumb"))
+
+
+def of_thumbs(rows: Iterable[tuple[str, dict[str, Any]]]) -> Preferences:
+    """As `from_thumbs`, from the objects that its lines hold, each with the place to name in complaints."""
     rated: dict[tuple[str, str], tuple[Rated, str]] = {}
     edits = []
-    for where, row in _objects(path, "text and thumb"):
+    for where, row in rows:
         text = _text(row, "text" if "text" in row else "response", where)
         prompt, edit = (_text(row, key, where, may_lack=True) for key in ("prompt", "edit"))
         weight = _weight(row, where)

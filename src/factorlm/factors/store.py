@@ -97,7 +97,7 @@ class Store:
             seal(folder)
 
         try:
-            write_whole_folder(target, write)
+            write_whole_folder(target, write, is_durable=True)
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{target} cannot be written: {reason}; set FACTORLM_STORE to another folder") from error

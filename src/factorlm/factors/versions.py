@@ -62,13 +62,13 @@ def next_version(store: Store, manifest: Manifest) -> str:
     return f"{major}.{minor + 1}.0"
 
 
-def check_own(source: Path, name: str) -> None:
+def check_own(source: Path, name: str, store: Store | None = None) -> None:
     """Check that an edited copy of a factor would not supersede another factor of that name.
 
     Raises:
-        InputError: if the user's own store has another one.
+        InputError: if the user's own store, or the one given, has another one.
     """
-    own = default_stores()[0].folder / name
+    own = (store or default_stores()[0]).folder / name
     if own.exists() and not own.samefile(source):
         raise InputError(
             f"{source} cannot be edited: your store has another factor named {name!r}; remove or edit that one"
@@ -103,20 +103,23 @@ def keep(store: Store, name: str) -> Path | None:
         return _keep(store, name, version, folder, digest)
 
 
-def save_edit(source: Path, manifest: Manifest, tensors: dict[str, Tensor] | None) -> Path:
+def save_edit(
+    source: Path, manifest: Manifest, tensors: dict[str, Tensor] | None, *, store: Store | None = None
+) -> Path:
     """Put the next version of a factor in the user's own store, and keep the one it was made from.
 
     Args:
         source: folder of the factor that was edited; if it lies elsewhere, it stays and is superseded by name.
         manifest: after the edit; its last change names the version before, and may hold the sha256 of its card.
         tensors: content of the weights file, if there is one.
+        store: to put it in; None is the user's own.
 
     Raises:
         InputError: if the store cannot be written, or has another factor of that name, or the factor was changed
             since the edit began.
     """
-    store = default_stores()[0]
-    check_own(source, manifest.name)
+    store = store or default_stores()[0]
+    check_own(source, manifest.name, store)
     *earlier, change = manifest.changes
     digest = digest_of(source)
     if change.sha256 not in ("", digest):
@@ -128,15 +131,19 @@ def save_edit(source: Path, manifest: Manifest, tensors: dict[str, Tensor] | Non
     return store.save(manifest.model_copy(update={"changes": changes}), tensors, replace=True)
 
 
-def undo(name: str) -> Undone:
+def undo(name: str, store: Store | None = None) -> Undone:
     """Bring back the version before the last edit, as it was; the version that was undone is kept, too.
+
+    Args:
+        name: of the factor.
+        store: where it lies; None looks it up, and undoes in the user's own.
 
     Raises:
         InputError: if there is no edit to undo.
         IntegrityError: if the version before is not what it was; nothing is changed then.
     """
-    store = default_stores()[0]
-    folder = folder_of(name)
+    folder = folder_of(name) if store is None else store.folder / name
+    store = store or default_stores()[0]
     now = read_manifest(folder)
     own = store.folder / now.name
     if not now.changes:
@@ -161,8 +168,10 @@ def undo(name: str) -> Undone:
             f"{kept} is another {now.name} {change.version} than the one that was edited, which is not kept; pull or "
             "build it again"
         )
-    shelves = (other.folder / now.name for other in default_stores()[1:])
-    shelf = next((path for path in shelves if path.is_dir() and _content(path) == _content(kept)), None)
+    others = (other.folder / now.name for other in default_stores() if other.folder != store.folder)
+    shelf = next((path for path in others if path.is_dir()), None)  # what the name means without a copy in the store
+    if shelf is not None and _content(shelf) != _content(kept):
+        shelf = None
     with _writing(store):
         _keep(store, now.name, now.version, own, digest_of(own))
         if shelf is None:
@@ -206,7 +215,7 @@ def _copy(source: Path, target: Path) -> None:
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
 
-    write_whole_folder(target, write)
+    write_whole_folder(target, write, is_durable=True)
 
 
 def _content(folder: Path) -> dict[str, str]:

@@ -18,6 +18,8 @@ from factorlm.inference.repetition import losses
 from factorlm.settings import Config
 from factorlm.text import Vocabulary
 
+COLD = 1e-6  # temperatures below that make quotients overflow
+
 
 class Sampling(Config):
     """How tokens are drawn from next-token distributions. The default draws from the distribution as it is.
@@ -92,7 +94,7 @@ def proposal(
         greedy_BV = torch.full_like(log_prob_BV, -torch.inf).scatter(1, best_B1, 0.0)
         return torch.where(log_prob_BV.amax(-1, keepdim=True) == -torch.inf, -torch.inf, greedy_BV)
     if sampling.temperature != 1:
-        log_prob_BV = log_normalize(log_prob_BV / sampling.temperature)
+        log_prob_BV = log_normalize(_cooled(log_prob_BV, sampling.temperature))
     if 0 < sampling.top_k < log_prob_BV.shape[-1]:
         least_B1 = log_prob_BV.topk(sampling.top_k).values[:, -1:]
         log_prob_BV = _keep(log_prob_BV, log_prob_BV >= least_B1)
@@ -131,6 +133,13 @@ def _penalized(log_prob_BV: Tensor, penalty: float, read_BT: Tensor) -> Tensor:
     return log_normalize(log_prob_BV.scatter(1, safe_BT, seen_BT * penalty))
 
 
+def _cooled(log_prob_BV: Tensor, temperature: float) -> Tensor:
+    if temperature > COLD:
+        return log_prob_BV / temperature
+    below_BV = torch.where(log_prob_BV == -torch.inf, -torch.inf, log_prob_BV - log_prob_BV.amax(-1, keepdim=True))
+    return below_BV / max(temperature, torch.finfo(log_prob_BV.dtype).tiny)
+
+
 def _keep(log_prob_BV: Tensor, kept_BV: Tensor) -> Tensor:
     return log_normalize(torch.where(kept_BV, log_prob_BV, -torch.inf))
 
@@ -153,7 +162,8 @@ def _keep_until(log_prob_BV: Tensor, cost_BV: Tensor, mass: float) -> Tensor:
     order_BV = torch.where(log_prob_BV == -torch.inf, torch.inf, cost_BV).argsort(dim=-1, stable=True)
     sorted_BV = log_prob_BV.gather(1, order_BV).exp()
     before_BV = sorted_BV.cumsum(-1) - sorted_BV
-    kept_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(1, order_BV, before_BV < mass)
+    is_kept_BV = before_BV < max(mass, torch.finfo(before_BV.dtype).tiny)  # a smaller one would be rounded to nothing
+    kept_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(1, order_BV, is_kept_BV)
     return _keep(log_prob_BV, kept_BV)
 
 
@@ -165,7 +175,7 @@ def _keep_most_probable(log_prob_BV: Tensor, mass: float) -> Tensor:
     top_BK = log_prob_BV.topk(min(MOST_SORTED, log_prob_BV.shape[-1])).values
     prob_BK = top_BK.exp()
     before_BK = prob_BK.cumsum(-1) - prob_BK
-    is_kept_BK = before_BK < mass
+    is_kept_BK = before_BK < max(mass, torch.finfo(before_BK.dtype).tiny)
     least_B1 = top_BK.gather(1, is_kept_BK.sum(-1, keepdim=True) - 1)
     ties_B1 = (is_kept_BK & (top_BK == least_B1)).sum(-1, keepdim=True)
     is_tied_BV = log_prob_BV == least_B1

@@ -86,8 +86,8 @@ def read_model(name: str, *, dtype: str = "auto", device: str = "auto", is_local
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"no causal language model can be read from {folder}: {reason}") from error
-    start_ids = _start_ids(Path(folder), tokenizer)
-    end_ids = _end_ids(model, tokenizer)
+    start_ids = start_ids_of(Path(folder), tokenizer)
+    end_ids = end_ids_of(model, tokenizer)
     lm = CausalLM(model, tokenizer, name=name, start_ids=start_ids, end_ids=end_ids)
     lm.check_unembedding()
     return lm
@@ -124,7 +124,7 @@ def _number_format(dtype: str, device: str) -> Any:
     return torch.bfloat16 if native else torch.float32
 
 
-def _start_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+def start_ids_of(folder: Path, tokenizer: Any) -> tuple[int, ...]:
     """The token that documents begin with: as noted when the model was fetched, else the tokenizer's."""
     note = folder / "complete.json"
     if note.is_file() and (token := json.loads(note.read_text()).get("start_token")):
@@ -135,7 +135,8 @@ def _start_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
     raise InputError(f"the tokenizer in {folder} has no start or end token; set bos_token in its configuration")
 
 
-def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+def end_ids_of(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end a text, by the generation configuration of a model and its tokenizer."""
     found = model.generation_config.eos_token_id
     ids = list(found) if isinstance(found, (list, tuple)) else [found]
     ids.append(tokenizer.eos_token_id)

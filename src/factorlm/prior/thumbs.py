@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,19 +48,30 @@ def read_thumbs(path: Path | str, names: Sequence[str]) -> list[Thumb]:
         where = f"line {number} of {path}"
         try:
             row = json.loads(line)
-            component, thumb = str(row["component"]), str(row["thumb"]).lower()
-            time = datetime.fromisoformat(row["time"]) if row.get("time") else None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(
-                f"component, thumb and maybe an ISO time are needed in {where}, got {line[:80]!r}"
-            ) from None
-        if component not in names or thumb not in THUMBS:
-            raise InputError(
-                f"a component among {', '.join(names)} and a thumb up or down are needed in {where}, got "
-                f"{component!r} and {thumb!r}"
-            )
-        found.append(Thumb(component, THUMBS[thumb], time.astimezone(UTC) if time else None))
+        except ValueError:
+            row = line
+        found.append(of_line(row, names, where))
     return found
+
+
+def of_line(row: Any, names: Sequence[str], where: str) -> Thumb:
+    """A rating from the object that a line holds.
+
+    Raises:
+        InputError: naming where it stands if it cannot be used.
+    """
+    try:
+        component, thumb = str(row["component"]), str(row["thumb"]).lower()
+        time = datetime.fromisoformat(row["time"]) if row.get("time") else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        shown = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
+        raise InputError(f"component, thumb and maybe an ISO time are needed in {where}, got {shown[:80]!r}") from None
+    if component not in names or thumb not in THUMBS:
+        raise InputError(
+            f"a component among {', '.join(names)} and a thumb up or down are needed in {where}, got "
+            f"{component!r} and {thumb!r}"
+        )
+    return Thumb(component, THUMBS[thumb], time.astimezone(UTC) if time else None)
 
 
 def ratings(thumbs: Sequence[Thumb], names: Sequence[str], *, seed: int | None = None) -> list[float]:

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from factorlm.errors import FactorlmError, InputError
@@ -109,7 +110,8 @@ class LocalEngine:
         self._batcher = Batcher(self.lm, most_rows=most_rows, most_places=most_places)
         self._composer = Composer(served)
         self._beside = Composer(over(served, self.lm.twin()))  # of the thread that writes texts as a whole
-        self._composing = threading.Lock()
+        self._measured = self.lm.twin()  # of whoever asks what a strength is
+        self._composing, self._measuring = threading.Lock(), threading.Lock()
         self._tokenizing = threading.Lock()  # a tokenizer must not be used from two threads at once
         self._tickets: set[Ticket] = set()
         self._owners: dict[int, tuple[Ticket, int]] = {}  # of writings by id: whose, and number of its first text
@@ -145,10 +147,10 @@ class LocalEngine:
         with self._tokenizing:
             return self.lm.encode_turns(messages)
 
-    def strengths(self, folder: Any) -> StrengthMap:
-        """The map from strength to exponent of the factor in a folder, measured now if its card has none."""
-        with self._composing:
-            return strength_map(self._composer.served.lm, bind(factor(str(folder)), self._composer.served.lm))
+    def strengths(self, folder: Path) -> StrengthMap:
+        """See jobs.Engine."""
+        with self._measuring:
+            return strength_map(self._measured, bind(factor(str(folder)), self._measured))
 
     def check(self, job: Job) -> None:
         """See jobs.Engine."""

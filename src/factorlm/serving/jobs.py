@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from factorlm.errors import FactorlmError
 
 if TYPE_CHECKING:
+    from factorlm.factors.strength import StrengthMap
     from factorlm.inference import Particles, Sampling, Score
 
 Alternative = tuple[str, float]  # text of a token and its log probability, in nats
@@ -146,6 +147,15 @@ class Engine(Protocol):
 
         Raises:
             InputError: if the model has no chat template, or refuses these messages.
+        """
+
+    def strengths(self, folder: Path) -> StrengthMap:
+        """From strengths of the factor in a folder to exponents; measured where its card does not say, some seconds.
+
+        May be called from any thread.
+
+        Raises:
+            InputError: for a factor whose exponent changes nothing.
         """
 
     def check(self, job: Job) -> None:
