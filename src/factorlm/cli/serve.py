@@ -88,7 +88,8 @@ def serve(
                 f"a server that other machines reach needs a key, got --host {host} and none; make one with factorlm "
                 "serve keys create, or leave out --host"
             )
-        writer, make_lm = _local(model, name, dtype, most) if engine == "local" else _vllm(model, name, dtype, most)
+        made = _local(model, name, dtype, most) if engine == "local" else _vllm(model, name, dtype, settings)
+        writer, make_lm = made
         _run(settings, writer, make_lm, database, listening)
 
 
@@ -143,17 +144,26 @@ def _local(model: str, name: str, dtype: str, limits: Any) -> tuple[Engine, None
     return LocalEngine(served, model_id=known_as, most_rows=limits.max_rows, most_waiting=limits.queue), None
 
 
-def _vllm(model: str, name: str, dtype: str, limits: Any) -> tuple[Engine, Callable[[], CausalLM]]:
+def _vllm(model: str, name: str, dtype: str, server: ServerSettings) -> tuple[Engine, Callable[[], CausalLM]]:
     from pydantic import ValidationError
 
     from factorlm.cli.terminal import notes
     from factorlm.engines.vllm.engine import VllmEngine
     from factorlm.engines.vllm.settings import VllmSettings
+    from factorlm.factors.store import default_stores
     from factorlm.models.loading import load_model
     from factorlm.serving.jobs import OverloadedError, Piece
     from factorlm.settings import explain_validation
 
-    wanted = {"model": model, "dtype": dtype, "most_rows": limits.max_rows, "most_waiting": limits.queue}
+    limits = server.limits
+    stores = (str(server.state / "tenants" / "*" / "factors"), *(str(store.folder) for store in default_stores()))
+    wanted = {
+        "model": model,
+        "dtype": dtype,
+        "most_rows": limits.max_rows,
+        "most_waiting": limits.queue,
+        "stores": stores,
+    }
     try:
         settings = VllmSettings.model_validate(wanted)
     except ValidationError as error:
