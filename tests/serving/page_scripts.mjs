@@ -8,8 +8,9 @@ import { alternatives, total, totals, waterfall } from "./page/contributions.js"
 import { asCurl, asOpenai, python } from "./page/exporting.js";
 import { bodyOfFeedback } from "./page/feedback.js";
 import { exponentOf, percent, plain, short, shown, signed, strengthOf } from "./page/numbers.js";
+import { SCALES, allowed, moved as stepped, placeOf, valueAt } from "./page/scales.js";
 import { audible, bodyOf, emptySetting, faderOf, presetOf, requestOf, settingOf } from "./page/setting.js";
-import { absorb, emptyResponse, endsWithEnd, events, objects } from "./page/stream.js";
+import { absorb, emptyResponse, endsWithEnd, events, objects, textOf } from "./page/stream.js";
 
 const KNOWN = { factors: ["positive", "toxic", "clean"], guides: ["polite"], memories: ["news"], priors: ["genres"] };
 const COMMON = { max_tokens: 32, seed: 7, n: 2 };
@@ -115,6 +116,32 @@ test("strengths and exponents are each other's inverse", () => {
   for (const [strength, exponent] of points) assert.ok(Math.abs(exponentOf(points, strength) - exponent) < 1e-12);
   for (const s of [-2, -0.7, -0.1, 0.01, 0.3, 0.9])
     assert.ok(Math.abs(strengthOf(points, exponentOf(points, s)) - s) < 1e-12);
+});
+
+test("a fader says the number at its place, and stands at the place of its number", () => {
+  for (const scale of Object.values(SCALES)) {
+    assert.deepEqual([placeOf(scale, scale.low), placeOf(scale, scale.high)], [0, 1]);
+    assert.deepEqual([placeOf(scale, -1e9), placeOf(scale, 1e9)], [0, 1]);
+    for (let place = 0; place <= 1; place += 1 / 64) {
+      const value = valueAt(scale, place);
+      assert.equal(valueAt(scale, placeOf(scale, value)), value);
+      assert.ok(Math.abs(value / scale.fine - Math.round(value / scale.fine)) < 1e-6);
+    }
+  }
+  assert.equal(valueAt(SCALES.factors, 0.5), 0);
+  assert.equal(placeOf(SCALES.factors, 0.25), 0.75); // a quarter of the strength has half of the way
+});
+
+test("keys move by steps and stop at the ends", () => {
+  const scale = SCALES.factors;
+  assert.deepEqual(
+    ["ArrowRight", "ArrowDown", "PageUp", "Home", "End", "x"].map((key) => stepped(scale, 0.9, key)),
+    [0.95, 0.85, 1, -1, 1, undefined],
+  );
+  let value = 0;
+  for (let n = 0; n < 12; n += 1) value = stepped(scale, value, "ArrowRight");
+  assert.equal(value, 0.6); // without the dust of binary fractions
+  assert.deepEqual([allowed(scale, 9), allowed(SCALES.interpolate, -1), allowed(SCALES.multiply, -3)], [1.5, 0, -3]);
 });
 
 test("each name has a colour of its own until there are no more, and gives it back", () => {
@@ -231,12 +258,22 @@ test("completions, chat and whole answers are taken in alike; an error breaks of
   ];
   for (const chunks of shapes) {
     const response = emptyResponse(2);
-    for (const chunk of chunks) assert.deepEqual(absorb(response, chunk), [1]);
+    for (const chunk of structuredClone(chunks)) assert.deepEqual(absorb(response, chunk), [1]);
     assert.equal(response.choices[1].text, "a");
-    assert.deepEqual(response.choices[1].tokens, [token]);
+    const [{ text, ...rest }] = response.choices[1].tokens;
+    assert.deepEqual(rest, token);
+    assert.equal(text ?? rest.piece, "a");
     assert.equal(response.choices[0].text, "");
   }
   assert.throws(() => absorb(emptyResponse(1), { error: { message: "too late" } }), /too late/);
+});
+
+test("a character that is spread over tokens stands at the last of them", () => {
+  const response = emptyResponse(1);
+  for (const text of ["", "", "€"])
+    absorb(response, { choices: [{ index: 0, text, factorlm: { tokens: [{ piece: "\ufffd" }] } }] });
+  assert.deepEqual(response.choices[0].tokens.map(textOf), ["", "", "€"]);
+  assert.equal(textOf({ piece: "a" }), "a");
 });
 
 test("the token that ends a text is known from what the text has", () => {

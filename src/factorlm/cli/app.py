@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from factorlm import __version__
-from factorlm.cli import bench, evaluate, factor, generate, guide, index, models, prior, score, search
+from factorlm.cli import (
+    bench,
+    corpus,
+    evaluate,
+    factor,
+    feedback,
+    flywheel,
+    generate,
+    guide,
+    index,
+    models,
+    prior,
+    score,
+    search,
+    serve,
+)
 from factorlm.errors import FactorlmError
 
 # What typer says of words it cannot use; where the class lives has changed between versions of typer.
@@ -32,6 +47,12 @@ app.add_typer(
 )
 app.add_typer(guide.app, name="guide", help="Classifiers of what sentences mean: learn, list and try them.")
 app.add_typer(index.app, name="index", help="Memories made from texts: build, ask, change and verify them.")
+app.add_typer(serve.app, name="serve", help="Serve a model to OpenAI's clients, and a page to mix factors on.")
+app.add_typer(feedback.app, name="feedback", help="What people said of texts: export it, or train on it.")
+app.add_typer(
+    flywheel.app, name="flywheel", help="From use to better factors: collect, train, test, promote, roll back."
+)
+app.add_typer(corpus.app, name="corpus", help="Corpora of any size scored and filtered, here or on a cluster.")
 app.add_typer(models.app, name="models", help="List and fetch the models that are known by name.")
 app.add_typer(evaluate.app, name="eval", help="Measure compositions: suites, judges, tasks, claims.")
 app.add_typer(bench.app, name="bench", help="Measure speed on this machine, as ratios within one run.")

@@ -17,9 +17,9 @@ from factorlm.errors import FactorlmError, InputError, UnknownNameError
 from factorlm.factors.strength import StrengthMap
 from factorlm.inference import Particles, Sampling
 from factorlm.serving.complaints import RefusedError
+from factorlm.serving.fields import LARGEST_EXPONENT
 from factorlm.serving.jobs import Dose, Engine, Job, Recipe
 from factorlm.serving.schemas import (
-    LARGEST_EXPONENT,
     ChatBody,
     CompletionBody,
     Composition,

@@ -7,82 +7,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    WithJsonSchema,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from factorlm.factors.manifest import NAME_PATTERN
-from factorlm.serving.settings import PLACE_PATTERN
-from factorlm.settings import Config
+from factorlm.serving.fields import (
+    LARGEST_SEED,
+    Body,
+    Exponent,
+    GuideName,
+    Name,
+    Never,
+    NoList,
+    NoObject,
+    Nothing,
+    PlaceName,
+    Strength,
+    Text,
+    TextOrList,
+    Zero,
+    dose_form,
+    forms,
+)
 
 MOST_ALTERNATIVES = 20
-LARGEST_EXPONENT = 1000.0
-LARGEST_STRENGTH = 100.0
-LARGEST_SEED = 2**62  # a number that floats have exactly, as OpenAPI needs
-
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-GuideName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}(:[A-Za-z0-9 _'-]{1,64})?$")]
-PlaceName = Annotated[str, StringConstraints(pattern=PLACE_PATTERN)]
-Text = Annotated[str, StringConstraints(min_length=1)]
-Exponent = Annotated[float, Field(ge=-LARGEST_EXPONENT, le=LARGEST_EXPONENT)]
-Strength = Annotated[float, Field(ge=-LARGEST_STRENGTH, le=LARGEST_STRENGTH)]
-
-
-def _empty(value: Any) -> Any:
-    if value:
-        raise PydanticCustomError("unsupported", "it is not honoured here")
-    return value
-
-
-def _unsupported(**schema: Any) -> tuple[AfterValidator, WithJsonSchema]:
-    """A field of OpenAI's that only takes what asks for nothing."""
-    told = {**schema, "description": "Not honoured here: leave it out."}
-    return AfterValidator(_empty), WithJsonSchema(told)
-
-
-Zero = Annotated[float, *_unsupported(type="number", minimum=0, maximum=0)]
-Never = Annotated[bool, *_unsupported(enum=[False])]
-Nothing = Annotated[str | None, *_unsupported(enum=[None, ""])]
-NoObject = Annotated[dict[str, Any], *_unsupported(type="object", maxProperties=0)]
-NoList = Annotated[list[Any], *_unsupported(type="array", maxItems=0)]
-
-
-def _forms(*forms: str) -> Discriminator:
-    """Which form of a field came, so that complaints are about that one; what has none of them counts as the first."""
-
-    def form_of(value: Any) -> str:
-        found = "<list>" if isinstance(value, list) else "<object>" if isinstance(value, (dict, Config)) else "<plain>"
-        return found if found in forms else forms[0]
-
-    return Discriminator(form_of)
-
-
-def _dose_form(value: Any) -> str:
-    if not isinstance(value, (dict, Config)):
-        return "<plain>"
-    return (
-        "<exponent>" if "exponent" in (value if isinstance(value, dict) else value.model_fields_set) else "<strength>"
-    )
-
-
-TextOrList = Annotated[
-    Annotated[Text, Tag("<plain>")] | Annotated[list[Text], Field(min_length=1), Tag("<list>")],
-    _forms("<plain>", "<list>"),
-]
-
-
-class Body(Config):
-    """What all bodies are: strict, and without numbers that are none."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class StrengthDose(Body):
@@ -101,7 +47,7 @@ Dose = Annotated[
     Annotated[Strength, Tag("<plain>")]
     | Annotated[StrengthDose, Tag("<strength>")]
     | Annotated[ExponentDose, Tag("<exponent>")],
-    Discriminator(_dose_form),
+    Discriminator(dose_form),
 ]
 
 
@@ -166,7 +112,7 @@ class Composition(Body):
     prior: (
         Annotated[
             Annotated[PlaceName, Tag("<plain>")] | Annotated[PriorChoice, Tag("<object>")],
-            _forms("<plain>", "<object>"),
+            forms("<plain>", "<object>"),
         ]
         | None
     ) = None
@@ -322,7 +268,7 @@ class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
         Annotated[Text, Tag("<plain>")] | Annotated[list[TextPart], Field(min_length=1), Tag("<list>")],
-        _forms("<plain>", "<list>"),
+        forms("<plain>", "<list>"),
     ]
 
     @property

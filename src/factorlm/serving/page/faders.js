@@ -1,17 +1,9 @@
 // The strips of the console: a fader, a number, solo and mute for every factor, guide and memory.
 
 import { byId, el, show } from "./dom.js";
-import { exponentOf, plain, short, signed, strengthOf } from "./numbers.js";
-import { SHELVES, anySolo, audible, faderOf, isTouched } from "./setting.js";
-
-// What faders of a shelf can say, and the marks beside them.
-const SCALES = {
-  factors: { low: -1, high: 1, step: 0.05, marks: [-1, -0.5, 0, 0.5, 1], unit: "nats per token", decimals: 2 },
-  guides: { low: -30, high: 30, step: 1, marks: [-30, -10, 0, 10, 30], unit: "of the guide", decimals: 0 },
-  interpolate: { low: 0, high: 1, step: 0.05, marks: [0, 0.25, 0.5, 0.75, 1], unit: "largest weight", decimals: 2 },
-  multiply: { low: -2, high: 2, step: 0.1, marks: [-2, -1, 0, 1, 2], unit: "exponent", decimals: 1 },
-};
-const FARTHEST = { factors: 1.5, guides: 100, interpolate: 1, multiply: 10 }; // of numbers that are typed
+import { exponentOf, short, signed, strengthOf } from "./numbers.js";
+import { SCALES, allowed, moved, placeOf, valueAt } from "./scales.js";
+import { SHELVES, audible, faderOf, isTouched } from "./setting.js";
 
 export class Console {
   /** `desk` holds the settings; `open(shelf, about)` shows the card of a strip. */
@@ -28,8 +20,7 @@ export class Console {
     byId("memory-mode").addEventListener("change", (event) => {
       const setting = desk.setting();
       setting.memoryMode = event.target.value;
-      for (const fader of Object.values(setting.memories))
-        fader.value = clamped(fader.value, SCALES[setting.memoryMode]);
+      for (const fader of Object.values(setting.memories)) fader.value = allowed(this.scaleOf("memories"), fader.value);
       this.build();
       desk.changed();
     });
@@ -45,20 +36,17 @@ export class Console {
     });
   }
 
-  scaleOf(shelf) {
+  scaleOf(shelf, about = {}) {
+    if (shelf === "factors" && about.unit === "exponent") return SCALES.switch;
     return SCALES[shelf === "memories" ? this.desk.setting().memoryMode : shelf];
   }
 
   /** The number that a fader can hold, and its unit, for one that was read from a file. */
   checked(shelf, name, value, unit, mode) {
-    const key = shelf === "memories" ? (mode ?? "interpolate") : shelf;
-    const about = this.desk.about[shelf].find((one) => one.name === name);
     if (shelf !== "factors")
-      return {
-        value: Math.min(Math.max(value, key === "interpolate" ? 0 : -FARTHEST[key]), FARTHEST[key]),
-        unit,
-      };
-    if (about?.unit === "exponent") return { value: value === 0 ? 0 : 1, unit: "exponent" };
+      return { value: allowed(SCALES[shelf === "memories" ? (mode ?? "interpolate") : shelf], value), unit };
+    const about = this.desk.about.factors.find((one) => one.name === name);
+    if (about?.unit === "exponent") return { value: Number(value !== 0), unit: "exponent" };
     const strength = unit === "exponent" && about?.points ? strengthOf(about.points, value) : value;
     return { value: within(about, strength), unit: "strength" };
   }
@@ -76,13 +64,8 @@ export class Console {
       byId(shelf).replaceChildren(...ordered.map((about) => this.strip(shelf, about)));
       if (shelf !== "factors") show(byId(`shelf-${shelf}`), known.length > 0);
       const scale = document.querySelector(`.scale[data-shelf="${shelf}"]`);
-      const { low, high, marks, decimals } = this.scaleOf(shelf);
-      const mark = (m) =>
-        el(
-          "span",
-          { style: { "--at": (m - low) / (high - low) } },
-          plain(m, decimals === 0 || Number.isInteger(m) ? 0 : m * 10 === Math.round(m * 10) ? 1 : 2),
-        );
+      const { marks, ...track } = this.scaleOf(shelf);
+      const mark = (m) => el("span", { style: { "--at": placeOf(track, m) } }, String(m).replace("-", "−"));
       scale.replaceChildren(el("span", { class: "marks" }, marks.map(mark)));
     }
     byId("memory-mode").value = this.desk.setting().memoryMode;
@@ -97,8 +80,8 @@ export class Console {
   }
 
   strip(shelf, about) {
-    const scale = this.scaleOf(shelf);
-    const isSwitch = about.unit === "exponent";
+    const scale = this.scaleOf(shelf, about);
+    const isSwitch = scale === SCALES.switch;
     const name = el(
       "button",
       {
@@ -113,13 +96,11 @@ export class Console {
     );
     const range = el("input", {
       type: "range",
-      min: isSwitch ? 0 : scale.low,
-      max: isSwitch ? 1 : scale.high,
-      step: isSwitch ? 1 : scale.step,
+      min: 0,
+      max: 1,
+      step: isSwitch ? 1 : "any",
       value: 0,
-      "aria-label": isSwitch
-        ? `${about.name}, on or off`
-        : `${about.name}, ${shelf === "factors" ? "strength in " : ""}${scale.unit}`,
+      "aria-label": `${about.name}, ${scale.unit}`,
       class: isSwitch ? "switch" : null,
     });
     const number = el("input", {
@@ -153,44 +134,43 @@ export class Console {
       exponent,
       el("span", { class: "keys" }, solo, mute),
     );
-    const strip = { shelf, about, node, range, number, exponent, solo, mute, isSwitch };
+    const strip = { shelf, about, scale, node, range, number, exponent, solo, mute, isSwitch };
     this.strips.set(`${shelf}/${about.name}`, strip);
 
-    range.addEventListener("input", () => this.move(strip, Number(range.value)));
+    range.addEventListener("input", () => this.move(strip, valueAt(scale, Number(range.value))));
     range.addEventListener("dblclick", () => this.move(strip, 0));
     number.addEventListener("change", () => this.move(strip, Number(number.value) || 0));
     solo.addEventListener("click", () => this.press(strip, "solo"));
     mute.addEventListener("click", () => this.press(strip, "mute"));
     range.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
-      const act = {
-        0: () => this.move(strip, 0),
-        Delete: () => this.move(strip, 0),
-        s: () => this.press(strip, "solo"),
-        m: () => this.press(strip, "mute"),
-      }[event.key.toLowerCase()];
-      if (act === undefined) return;
+      const to = ["0", "Delete"].includes(event.key) ? 0 : moved(scale, this.faderOf(strip).value, event.key);
+      const pressed = { s: "solo", m: "mute" }[event.key.toLowerCase()];
+      if (to !== undefined) this.move(strip, to);
+      else if (pressed !== undefined) this.press(strip, pressed);
+      else return;
       event.preventDefault();
-      act();
     });
     return node;
   }
 
+  faderOf({ shelf, about, isSwitch }) {
+    return faderOf(this.desk.setting(), shelf, about.name, isSwitch ? "exponent" : "strength");
+  }
+
   move(strip, wanted) {
-    const { shelf, about } = strip;
-    const key = shelf === "memories" ? this.desk.setting().memoryMode : shelf;
-    const value = strip.isSwitch
+    const { shelf, about, scale, isSwitch } = strip;
+    const value = isSwitch
       ? Number(wanted !== 0)
       : shelf === "factors"
         ? within(about, wanted)
-        : clamped(wanted, { low: this.scaleOf(shelf).low < 0 ? -FARTHEST[key] : 0, high: FARTHEST[key] });
-    const fader = faderOf(this.desk.setting(), shelf, about.name, strip.isSwitch ? "exponent" : "strength");
-    fader.value = Number(value.toFixed(4));
+        : allowed(scale, wanted);
+    this.faderOf(strip).value = Number(value.toFixed(4));
     this.desk.changed();
   }
 
   press(strip, what) {
-    const fader = faderOf(this.desk.setting(), strip.shelf, strip.about.name, strip.isSwitch ? "exponent" : "strength");
+    const fader = this.faderOf(strip);
     fader[what] = !fader[what];
     this.desk.changed();
   }
@@ -199,58 +179,47 @@ export class Console {
   update() {
     const setting = this.desk.setting();
     const heard = audible(setting);
-    const solo = anySolo(setting);
-    let used = 0;
-    for (const { shelf, about, node, range, number, exponent, solo: s, mute: m, isSwitch } of this.strips.values()) {
-      const fader = setting[shelf][about.name];
-      const value = fader?.value ?? 0;
-      const isHeard = about.name in heard[shelf];
-      used += Number(isTouched(fader));
-      range.value = value;
-      if (document.activeElement !== number) number.value = value === 0 ? "" : Number(value.toFixed(4));
-      const { low, high } = { low: Number(range.min), high: Number(range.max) };
-      const share = (Math.min(Math.max(value, low), high) - low) / (high - low);
-      const zero = (0 - low) / (high - low);
-      node.style.setProperty("--from", Math.min(share, zero));
-      node.style.setProperty("--to", Math.max(share, zero));
-      node.style.setProperty("--zero", zero);
-      if (isHeard) node.style.setProperty("--c", this.desk.colours.of(about.name));
-      node.dataset.state = isHeard
-        ? "heard"
-        : isTouched(fader) && (value !== 0 || fader.mute || fader.solo)
-          ? "silent"
-          : "idle";
-      const power =
-        shelf === "factors" && about.points && value !== 0 && !isSwitch
-          ? `^${short(exponentOf(about.points, value))}`
-          : "";
-      exponent.textContent = power;
-      const said = isSwitch
-        ? value
-          ? "on"
-          : "off"
-        : `${signed(value, this.scaleOf(shelf).decimals)}${power === "" ? "" : `, exponent ${power.slice(1)}`}`;
-      range.setAttribute("aria-valuetext", value !== 0 && !isHeard ? `${said}, silent` : said);
-      if (isSwitch) node.querySelector(".said").textContent = value ? "on" : "off";
-      s.setAttribute("aria-pressed", String(fader?.solo ?? false));
-      m.setAttribute("aria-pressed", String(fader?.mute ?? false));
+    for (const strip of this.strips.values()) {
+      this.reflect(strip, setting[strip.shelf][strip.about.name], strip.about.name in heard[strip.shelf]);
     }
-    byId("used").textContent = used;
-    byId("pane-used").textContent = used > 0 ? used : "";
-    document.querySelector(".console").dataset.solo = String(solo);
+    const used = [...this.strips.values()].filter(({ shelf, about }) => isTouched(setting[shelf][about.name]));
+    byId("used").textContent = used.filter(({ shelf }) => shelf === "factors").length;
+    byId("pane-used").textContent = used.length > 0 ? used.length : "";
     this.filter();
   }
 
+  /** Shows one fader as it is; `fader` is undefined for one that nobody touched. */
+  reflect({ shelf, about, scale, node, range, number, exponent, solo, mute, isSwitch }, fader, isHeard) {
+    const value = fader?.value ?? 0;
+    const [place, zero] = [value, 0].map((x) => placeOf(scale, x));
+    range.value = place;
+    if (document.activeElement !== number) number.value = value === 0 ? "" : value;
+    node.style.setProperty("--from", Math.min(place, zero));
+    node.style.setProperty("--to", Math.max(place, zero));
+    node.style.setProperty("--zero", zero);
+    if (isHeard) node.style.setProperty("--c", this.desk.colours.of(about.name));
+    node.dataset.state = isHeard ? "heard" : isTouched(fader) ? "silent" : "idle";
+    const power = shelf === "factors" && about.points && value !== 0 ? short(exponentOf(about.points, value)) : "";
+    exponent.textContent = power === "" ? "" : `^${power}`;
+    const onOff = value ? "on" : "off";
+    if (isSwitch) node.querySelector(".said").textContent = onOff;
+    const said = isSwitch ? onOff : `${signed(value)}${power === "" ? "" : `, exponent ${power}`}`;
+    range.setAttribute("aria-valuetext", value !== 0 && !isHeard ? `${said}, silent` : said);
+    solo.setAttribute("aria-pressed", String(fader?.solo ?? false));
+    mute.setAttribute("aria-pressed", String(fader?.mute ?? false));
+  }
+
+  /** Shows the factors that are looked for; guides and memories are few, and always there. */
   filter() {
     const words = byId("find").value.trim().toLowerCase();
     const onlyUsed = byId("in-use").getAttribute("aria-pressed") === "true";
-    const setting = this.desk.setting();
+    const { factors } = this.desk.setting();
     let found = 0;
     for (const { shelf, about, node } of this.strips.values()) {
-      const isWanted = shelf !== "factors" || `${about.name} ${about.description ?? ""}`.toLowerCase().includes(words);
-      const isUsed = isTouched(setting[shelf][about.name]) || node.contains(document.activeElement);
-      const isShown = show(node, isWanted && (!onlyUsed || isUsed));
-      found += Number(isShown && shelf === "factors");
+      if (shelf !== "factors") continue;
+      const isWanted = `${about.name} ${about.description}`.toLowerCase().includes(words);
+      const isUsed = isTouched(factors[about.name]) || node.contains(document.activeElement);
+      found += Number(show(node, isWanted && (!onlyUsed || isUsed)));
     }
     const total = this.desk.about.factors.length;
     byId("no-factors").textContent =
@@ -264,10 +233,8 @@ export class Console {
   }
 }
 
-const clamped = (value, { low, high }) => Math.min(Math.max(value, low), high);
-
 /** A strength that a factor can reach; its card says how far that is. */
 function within(about, strength) {
-  const [low, high] = about?.range ?? [-FARTHEST.factors, FARTHEST.factors];
+  const [low, high] = about?.range ?? [-SCALES.factors.far, SCALES.factors.far];
   return Math.min(Math.max(strength, low), high);
 }

@@ -48,8 +48,11 @@ export function absorb(response, chunk) {
   if (chunk.usage) response.usage = chunk.usage;
   return (chunk.choices ?? []).map((piece) => {
     const choice = response.choices[piece.index];
-    choice.text += piece.text ?? piece.delta?.content ?? piece.message?.content ?? "";
+    const text = piece.text ?? piece.delta?.content ?? piece.message?.content ?? "";
+    choice.text += text;
     const { tokens, attribution, ...about } = piece.factorlm ?? {};
+    // A character may be spread over several tokens; it became certain with the last of them, and stands there.
+    if (tokens?.length === 1) tokens[0].text = text;
     if (tokens) choice.tokens.push(...tokens);
     if (attribution && choice.tokens.length === 0) choice.tokens.push(...attribution);
     Object.assign(choice.about, about);
@@ -58,10 +61,13 @@ export function absorb(response, chunk) {
   });
 }
 
-/** The text of a token of a response. */
+/** The text of a token by itself; not what it adds to the text, where a character is spread over several. */
 export const pieceOf = (token) => token.piece ?? "";
+
+/** What a token adds to the text. */
+export const textOf = (token) => token.text ?? pieceOf(token);
 
 /** Whether the last token of a choice is the one that ends texts, which is no part of its text. */
 export function endsWithEnd({ text, tokens, finishReason }) {
-  return finishReason === "stop" && tokens.length > 0 && tokens.slice(0, -1).map(pieceOf).join("") === text;
+  return finishReason === "stop" && tokens.length > 0 && tokens.slice(0, -1).map(textOf).join("") === text;
 }

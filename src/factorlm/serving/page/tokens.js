@@ -4,14 +4,14 @@ import { strongest } from "./colours.js";
 import { alternatives, waterfall } from "./contributions.js";
 import { byId, el, icon, show } from "./dom.js";
 import { percent, plain, shown, signed } from "./numbers.js";
-import { pieceOf } from "./stream.js";
+import { pieceOf, textOf } from "./stream.js";
 
 const STAY = 160; // milliseconds in which a pointer can go from a token to its card
 
 /** A span for a token, in the colour of the factor that pushed it most. */
 export function tokenSpan(token, id, desk) {
   // The blank before a word stays without colour: it would hang over the end of a line.
-  const [, blank, ink] = /^( ?)([^]*)$/.exec(pieceOf(token));
+  const [, blank, ink] = /^( ?)([^]*)$/.exec(textOf(token));
   const span = el(
     "span",
     { class: "token", id, role: "option", "aria-selected": "false" },
