@@ -74,8 +74,8 @@ def test_what_is_no_instruction_stays_beside(tiny_lm: CausalLM, make_head: MakeH
 def test_instructions_share_one_pass(fresh_lm: CausalLM) -> None:
     """A step reads one token for each condition, in one call of the encoder."""
     calls = []
-    run = fresh_lm._run
-    fresh_lm._run = lambda *args, **kept: calls.append(args[0].shape) or run(*args, **kept)  # type: ignore[method-assign, func-returns-value]
+    run = fresh_lm.run_layers
+    fresh_lm.run_layers = lambda *args, **kept: calls.append(args[0].shape) or run(*args, **kept)  # type: ignore[method-assign, func-returns-value]
     product = fresh_lm
     for n, text in enumerate(("be good", "be bad", "the joy", "a house")):
         product = product * UnboundPrompt(f"p{n}", None, text).bind(fresh_lm) ** 0.5
