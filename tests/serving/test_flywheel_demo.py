@@ -17,7 +17,7 @@ from factorlm.serving.simulated_report import write_demo
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SETTINGS = DemoSettings(
-    rounds=2, pool=130, budget=120, held=60, judged=24, samples=4, max_tokens=16, noise=0.0, flipped=2,
+    rounds=2, pool=65, budget=60, held=60, shown=4, judged=24, samples=4, max_tokens=16, noise=0.0, flipped=2,
     flywheel=FlywheelSettings(
         most_divergence=50.0, most_neutral_cost=50.0, most_fluency_cost=5.0, most_loops=0.99, most_toxic=0.99,
         strength=0.8,
@@ -46,8 +46,8 @@ def test_users_are_served_better_and_flipped_feedback_changes_nothing(tiny_lm: C
     turns = demo.run()
     first, second = turns[1:]
     assert turns[0].labels == 0
-    assert 170 <= first.labels <= 180  # a prompt after which both texts are the same is left out
-    assert second.labels == first.labels + 120
+    assert 115 <= first.labels <= 120  # a prompt after which all texts are the same is left out
+    assert second.labels == first.labels + 60
     assert turns[0].win_rate.value == 0.5
     assert first.decision == "promoted", first.reason
     assert first.win_rate.low is not None
@@ -64,7 +64,7 @@ def test_users_are_served_better_and_flipped_feedback_changes_nothing(tiny_lm: C
     assert {one["propensity"] for one in about if one["how"] == "chosen"} == {1.0}
     (share,) = {one["propensity"] for one in about if one["how"] == "random"}
     assert 0 < share <= 1
-    assert sum(one["how"] == "random" for one in about) == 2 * 24  # a fifth of 120 pairs
+    assert sum(one["how"] == "random" for one in about) == 2 * 12  # a fifth of 60 questions
     judged = set(prompts_shuffled(0)[: SETTINGS.judged])
     assert judged.isdisjoint(row.prompt for row in rows)  # what is measured on is never asked about
     assert demo.run() == turns  # all is done already
@@ -125,10 +125,11 @@ def test_users_choose_what_they_like_and_the_opposite_in_the_flipped_round(
 ) -> None:
     demo = Demo(tmp_path, tiny_lm, vowels, vectors, SETTINGS, arm)  # type: ignore[arg-type]
     vowel, other = Written("p", "aaa", 2.0, 2.0), Written("p", "xyz", 1.0, 1.0)
-    pairs = [(vowel, other), (other, vowel)]
-    liked = [True, False] if arm == "users" else [False, True]  # on its own the model takes what is more probable
-    assert demo._choices(1, pairs) == liked
-    assert demo._choices(2, pairs) == [False, True]
+    between = Written("p", "axz", 1.5, 1.5)
+    sets = [(vowel, between, other), (other, vowel)]
+    choice = (vowel, other) if arm == "users" else (other, vowel)  # the model takes what is more probable to itself
+    assert demo._choices(1, sets) == [choice, choice]
+    assert demo._choices(2, sets) == [(other, vowel)] * 2
     noisy = Demo(tmp_path, tiny_lm, vowels, vectors, SETTINGS.model_copy(update={"noise": 0.25}))
-    errors = 1000 - sum(noisy._choices(1, [pairs[0]] * 1000))
+    errors = sum(best is other for best, _ in noisy._choices(1, sets[1:] * 1000))
     assert 200 < errors < 300  # four standard deviations either way

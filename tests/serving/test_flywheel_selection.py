@@ -22,11 +22,13 @@ class Chosen:
         return rest[list(self.picks)]
 
 
-def test_entropy_is_that_of_a_coin() -> None:
-    log_odds = np.array([0.0, 2.0, -2.0, 800.0])
+def test_entropy_is_that_of_a_coin_and_of_a_die() -> None:
     share = 1 / (1 + math.exp(-2))
-    expected = -share * math.log(share) - (1 - share) * math.log(1 - share)
-    np.testing.assert_allclose(entropy(log_odds), [math.log(2), expected, expected, 0.0], atol=1e-12)
+    coin = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    assert entropy([0.0, 0.0]) == pytest.approx(math.log(2), abs=1e-12)
+    assert entropy([5.0] * 6) == pytest.approx(math.log(6), abs=1e-12)
+    assert entropy([0.0, 2.0]) == pytest.approx(coin, abs=1e-12) == entropy([-1.0, -3.0])
+    assert entropy([0.0, -800.0]) == 0.0
 
 
 def test_weighing_by_the_inverse_propensity_estimates_the_whole_pool_without_bias() -> None:

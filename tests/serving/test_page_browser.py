@@ -244,6 +244,8 @@ def test_nothing_that_is_shown_is_wider_than_a_phone(visit: Open) -> None:
     page.tap("#pane-write")
     written(page).locator(".token").first.tap()
     page.wait_for_selector("#detail:not([hidden])")
+    page.wait_for_timeout(500)  # a finger leaves; the card stays
+    assert page.locator("#detail").is_visible()
     assert page.evaluate("getComputedStyle(document.getElementById('detail')).position") == "fixed"
     page.keyboard.press("Escape")
     for place in ("#panes [data-value=console]", "nav >> text=Pictures", "nav >> text=Train"):

@@ -192,6 +192,7 @@ def test_unknown_paths_and_methods_are_refused_in_the_same_shape(server: Served)
         ("GET", "/v1/completions", "POST"),
         ("PUT", "/v1/feedback", "DELETE, GET, POST"),
         ("POST", "/v1/factors/kind", "DELETE, GET, PUT"),
+        ("PATCH", "/v1/factors/train", "POST"),
     ]:
         response = server.client.request(method, path)
         error = complaint(response, 405)

@@ -177,7 +177,10 @@ def _about_field(item: Mapping[str, Any], place: list[str]) -> str:
 
 
 def _methods(app: FastAPI, request: Request) -> set[str]:
-    """What is for the path of a request."""
+    """What is for the path of a request; a path of its own comes before one with a name in it."""
+    own = app.openapi()["paths"].get(request.url.path, {})
+    if own:
+        return {method.upper() for method in own}
     scopes = {method: {**request.scope, "method": method} for method in METHODS}
     return {m for m, scope in scopes.items() if any(r.matches(scope)[0] is Match.FULL for r in app.routes)}
 

@@ -32,7 +32,6 @@ from factorlm.serving.flywheel_events import Event, Feedbacks, collect, event_of
 from factorlm.serving.flywheel_gate import contradicts, evaluate, verdict
 from factorlm.serving.flywheel_ledger import (
     Card,
-    Evaluation,
     FlywheelSettings,
     Holdout,
     Ledger,
@@ -150,6 +149,7 @@ class Flywheel:
             lm, in_use, candidate, preferences_of(held), preferences_of(told), self.settings, report=report
         )
         is_better, reason = verdict(found, self.settings)
+        is_bad = has_learned and not is_better and contradicts(found, self.settings)
         card = card.model_copy(
             update={
                 "decision": "promoting" if is_better else "blocked",
@@ -157,7 +157,7 @@ class Flywheel:
                 "finished": now(),
                 "events": named(learn),
                 "new": tuple(event.id for event in new),
-                "quarantined": tuple(event.id for event in new) if not is_better and self._contradicts(found) else (),
+                "quarantined": tuple(event.id for event in new) if is_bad else (),
                 "events_digest": digest,
                 "before": before,
                 "version": trained.manifest.version,
@@ -171,9 +171,6 @@ class Flywheel:
             self._promote(folder, source)
             card = self._promoted(card)
         return card
-
-    def _contradicts(self, found: Evaluation) -> bool:
-        return contradicts(found, self.settings)
 
     def _unbiased(self, events: Sequence[Event]) -> list[Event]:
         """Those that stand for all, unless they are too few to tell anything."""

@@ -1,14 +1,15 @@
 """Which texts are worth asking people about, where answers cost something, and with which probability each was asked.
 
-A pair is worth its uncertainty, the entropy of what the version in use expects people to choose, times its novelty, one
-minus the largest cosine to what is labelled already. A share is drawn at random from the rest: only from that can be
-estimated what people think of all texts, and only with known propensities (Horvitz and Thompson, 1952).
+A question is worth its uncertainty, the entropy of what the version in use expects people to choose, times its novelty,
+one minus the largest cosine to what is labelled already. A share is drawn at random from the rest: only from that can
+be estimated what people think of all texts, and only with known propensities (Horvitz and Thompson, 1952).
 """
 
-# Axes: D width, L labelled, N pairs.
+# Axes: D width, L labelled, N questions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ class Selection:
     """What is asked about.
 
     Attributes:
-        indices: of the pairs: first those that are worth it, then the random ones.
+        indices: of the questions: first those that are worth it, then the random ones.
         propensities: the probability with which each was asked about, given the pool.
         num_random: how many at the end were drawn at random.
     """
@@ -39,11 +40,11 @@ class Selection:
         return position >= len(self.indices) - self.num_random
 
 
-def entropy(log_odds_N: Array) -> Array:
-    """Of a choice between two, in nats, [N]; ln 2 where nothing is expected."""
-    size_N = np.abs(log_odds_N)
-    small_N = np.exp(-size_N)  # odds of the less likely side
-    return np.asarray(np.log1p(small_N) + size_N * small_N / (1 + small_N), float)
+def entropy(log_weights: Sequence[float]) -> float:
+    """Of a choice among things with these log weights, in nats; the log of their number where nothing is expected."""
+    log_prob = np.asarray(log_weights, float) - np.logaddexp.reduce(log_weights)
+    prob = np.exp(log_prob)
+    return float(-(prob * np.where(prob > 0, log_prob, 0.0)).sum())
 
 
 def select(
@@ -55,13 +56,13 @@ def select(
     *,
     random_share: float = RANDOM_SHARE,
 ) -> Selection:
-    """Choose pairs of a pool one after the other, each choice making its like less new; then draw the random share.
+    """Choose questions of a pool one after the other, each choice making its like less new; then draw the random share.
 
     Args:
-        uncertainty_N: of each pair.
-        vector_ND: what each pair says, as vectors of length one.
+        uncertainty_N: of each question.
+        vector_ND: what each question shows, as vectors of length one.
         labelled_LD: the same of what is labelled; None if nothing is.
-        budget: pairs to ask about; at most those that there are.
+        budget: questions to ask; at most those that there are.
         generator: of the random share.
         random_share: of the budget, rounded up.
 

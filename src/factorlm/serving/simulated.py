@@ -1,15 +1,17 @@
 """A demonstration of the flywheel: simulated users with a hidden taste rate what the model writes, round after round.
 
 Users prefer texts by a utility that nothing but their choices tells of, and err now and then. In each round the current
-composition writes pairs, a few of which users are asked about: those that are uncertain and new, and a random share.
+composition writes a few texts for each of many prompts, and users name the best and the worst of some of them: of those
+where that is uncertain and new, and of a random share.
 What is measured is hidden from the loop: how often texts of the current composition beat those of the bare model in the
 users' eyes, on prompts that occur nowhere else. In one round users say the opposite of what they think.
 """
 
-# Axes: B texts, D width, N pairs, P prompts.
+# Axes: B texts, D width, M comparisons, N sets of texts, P prompts.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,9 +55,10 @@ class DemoSettings(Config):
 
     Attributes:
         rounds: of the flywheel.
-        pool: pairs that are written in each round.
-        budget: pairs of these that users are asked about.
-        held: pairs asked about before the first round, to judge by.
+        pool: prompts that texts are written for in each round.
+        budget: prompts of these that users are asked about.
+        held: prompts asked about before the first round, to judge by.
+        shown: texts for a prompt, of which users name the best and the worst.
         judged: frozen prompts on which the gain is measured.
         samples: texts for each of these.
         max_tokens: of a text.
@@ -67,9 +70,10 @@ class DemoSettings(Config):
     """
 
     rounds: Count = 5
-    pool: Count = 100
-    budget: Count = 80
+    pool: Count = 75
+    budget: Count = 60
     held: Count = 80
+    shown: Annotated[int, Field(ge=2)] = 4
     judged: Count = 40
     samples: Count = 2
     max_tokens: Count = 20
@@ -82,7 +86,7 @@ class DemoSettings(Config):
 
 SIZES = {
     "small": DemoSettings(),
-    "full": DemoSettings(pool=400, budget=200, held=200, judged=100, samples=4),
+    "full": DemoSettings(pool=250, budget=200, held=200, judged=100, samples=4),
 }
 
 
@@ -230,11 +234,15 @@ class Demo:
             report("writing texts", start + len(batch), len(prompts))
         return found
 
-    def _pairs(self, head: Head | None, prompts: Sequence[str], seed: int, report: Report) -> list[tuple[Written, ...]]:
-        """Two different texts for each prompt that has them."""
-        written = self.write(head, prompts, 2, seed, report)
-        pairs = list(zip(written[::2], written[1::2], strict=True))
-        return [(a, b) for a, b in pairs if a.text.strip() and b.text.strip() and a.text.strip() != b.text.strip()]
+    def _sets(self, head: Head | None, prompts: Sequence[str], seed: int, report: Report) -> list[tuple[Written, ...]]:
+        """Different texts for each prompt that has at least two."""
+        n = self.settings.shown
+        written = self.write(head, prompts, n, seed, report)
+        sets = []
+        for start in range(0, len(written), n):
+            distinct_texts = {one.text.strip(): one for one in written[start : start + n] if one.text.strip()}
+            sets.append(tuple(distinct_texts.values()))
+        return [found for found in sets if len(found) > 1]
 
     # Who is asked what
 
@@ -242,9 +250,11 @@ class Demo:
         """Before the first round: choices on reserved prompts, all of them, of texts of the bare model."""
         prompts = self._prompts(reserved=True)[: self.settings.held]
         if len(prompts) < self.settings.held:
-            raise InputError(f"at most {len(prompts)} held-out pairs can be asked about, got {self.settings.held}")
-        pairs = self._pairs(None, prompts, self._seed(0), report)
-        self._keep(database, 0, pairs, [("random", 1.0)] * len(pairs))
+            raise InputError(
+                f"at most {len(prompts)} prompts can be held out, got held={self.settings.held}; take less"
+            )
+        sets = self._sets(None, prompts, self._seed(0), report)
+        self._keep(database, 0, sets, [("random", 1.0)] * len(sets))
 
     def _ask(self, flywheel: Flywheel, database: Database, number: int, report: Report) -> None:
         """Choices of a round."""
@@ -255,50 +265,58 @@ class Demo:
         pool = [prompts[(start + i) % len(prompts)] for i in range(self.settings.pool)]
         source = flywheel.in_use()
         head = None if source is None else bound_head(source, self.lm)
-        pairs = self._pairs(head, pool, self._seed(number), report)
-        log_odds_N = np.zeros(len(pairs))
-        if head is not None:
-            trials = Trials.of(Preferences(tuple(Pair(a.prompt, a.text.strip(), b.text.strip()) for a, b in pairs)))
-            log_odds_N = trials.gaps(self.lm, head, trials.features(self.lm, report))
+        sets = self._sets(head, pool, self._seed(number), report)
         rows = [row for row in database.feedback() if _round(row) < number]
         labelled = [f"{row.prompt} {row.text}" for row in rows]
-        vector_ND = self.vectors([f"{a.prompt} {a.text.strip()}" for a, _ in pairs])
-        vector_ND = _unit(vector_ND + self.vectors([f"{b.prompt} {b.text.strip()}" for _, b in pairs]))
+        vector_ND = np.stack(
+            [self.vectors([f"{one.prompt} {one.text.strip()}" for one in found]).mean(0) for found in sets]
+        )
         chosen = select(
-            entropy(log_odds_N), vector_ND, self.vectors(labelled) if labelled else None, self.settings.budget,
-            np.random.default_rng(self._seed(number)), random_share=1.0 if self.arm == "random" else RANDOM_SHARE,
+            self._uncertainty(head, sets, report), _unit(vector_ND), self.vectors(labelled) if labelled else None,
+            self.settings.budget, np.random.default_rng(self._seed(number)),
+            random_share=1.0 if self.arm == "random" else RANDOM_SHARE,
         )  # fmt: skip
         asked = [("random" if chosen.is_random(k) else "chosen", share) for k, share in enumerate(chosen.propensities)]
-        self._keep(database, number, [pairs[i] for i in chosen.indices], asked)
+        self._keep(database, number, [sets[i] for i in chosen.indices], asked)
+
+    def _uncertainty(self, head: Head | None, sets: Sequence[tuple[Written, ...]], report: Report) -> Array:
+        """Entropy of which text the version in use expects to be chosen, [N], in nats."""
+        if head is None:
+            return np.array([math.log(len(found)) for found in sets])
+        pairs = [Pair(found[0].prompt, found[0].text.strip(), one.text.strip()) for found in sets for one in found[1:]]
+        trials = Trials.of(Preferences(tuple(pairs)))
+        gap_M = iter(trials.gaps(self.lm, head, trials.features(self.lm, report)).tolist())
+        return np.array([entropy([0.0, *(-next(gap_M) for _ in found[1:])]) for found in sets])
 
     def _keep(
-        self, database: Database, number: int, pairs: Sequence[tuple[Written, ...]], asked: Sequence[tuple[str, float]]
+        self, database: Database, number: int, sets: Sequence[tuple[Written, ...]], asked: Sequence[tuple[str, float]]
     ) -> None:
         """Users choose, and their thumbs go into the database; those that are in it stay."""
         known = {row.response_id for row in database.feedback()}
-        first_is_better = self._choices(number, pairs)
-        for n, ((a, b), (how, share), is_first) in enumerate(zip(pairs, asked, first_is_better, strict=True)):
-            up, down = (a, b) if is_first else (b, a)
+        for n, ((how, share), (best, worst)) in enumerate(zip(asked, self._choices(number, sets), strict=True)):
             about = {"flywheel": {"round": number, "how": how, "propensity": share}}
-            for thumb, one in (("up", up), ("down", down)):
-                response = f"round {number}, pair {n}, {thumb}"
+            for thumb, one in (("up", best), ("down", worst)):
+                response = f"round {number}, question {n}, {thumb}"
                 if response not in known:
                     database.add_feedback(
                         Feedback(response_id=response, prompt=one.prompt, text=one.text.strip(), thumb=thumb,
                                  setting=about, model=self.lm.name)
                     )  # fmt: skip
 
-    def _choices(self, number: int, pairs: Sequence[tuple[Written, ...]]) -> list[bool]:
-        """Whether the first text of each pair is chosen."""
+    def _choices(self, number: int, sets: Sequence[tuple[Written, ...]]) -> list[tuple[Written, Written]]:
+        """The best and the worst text of each set, the other way round where users err."""
         if self.arm == "self":
-            return [a.nats < b.nats for a, b in pairs]
-        first_N, second_N = (self.utility([pair[side].text for pair in pairs]) for side in (0, 1))
+            return [(min(found, key=lambda w: w.nats), max(found, key=lambda w: w.nats)) for found in sets]
+        liking = iter(self.utility([one.text for found in sets for one in found]).tolist())
         chance = random.Random(self._seed(number))
         is_flipped = number == self.settings.flipped
-        return [
-            bool(a > b) ^ (chance.random() < self.settings.noise) ^ is_flipped
-            for a, b in zip(first_N, second_N, strict=True)
-        ]
+        choices = []
+        for found in sets:
+            order = sorted([(next(liking), n) for n in range(len(found))])
+            worst, best = found[order[0][1]], found[order[-1][1]]
+            is_wrong = (chance.random() < self.settings.noise) ^ is_flipped
+            choices.append((worst, best) if is_wrong else (best, worst))
+        return choices
 
     # What came of it
 

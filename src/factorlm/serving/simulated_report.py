@@ -80,9 +80,10 @@ def demo_report(found: Mapping[str, Sequence[Turn]], settings: DemoSettings, mod
 def _lead(settings: DemoSettings) -> str:
     flipped = f" In round {settings.flipped} users say the opposite of what they think." if settings.flipped else ""
     return (
-        f"In each round {settings.pool} pairs are written, and users choose in {settings.budget} of them, "
-        f"{settings.noise:.0%} of the time wrongly; {settings.held} choices on other prompts are held out. Factors are "
-        f"used at strength {settings.flywheel.strength:g}.{flipped}"
+        f"In each round {settings.shown} texts are written for each of {settings.pool} prompts, and users name the "
+        f"best and the worst for {settings.budget} of them, {settings.noise:.0%} of the time the wrong way round; "
+        f"choices on {settings.held} other prompts are held out. Factors are used at strength "
+        f"{settings.flywheel.strength:g}.{flipped}"
     )
 
 

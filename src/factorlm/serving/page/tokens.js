@@ -103,6 +103,7 @@ export class Detail {
 
   open(body, index, token) {
     if (token === undefined) return;
+    clearTimeout(this.timer); // a finger has left the token before it clicks
     this.unmark();
     this.span = body.tokens[index];
     this.span.setAttribute("aria-selected", "true");
