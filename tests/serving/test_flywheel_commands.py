@@ -1,14 +1,17 @@
 """The commands, as somebody types them."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from factorlm.cli import feedback, flywheel
+from factorlm.cli import feedback, flywheel, prior
 from factorlm.errors import FactorlmError
 from factorlm.factors.feedback import from_thumbs
+from factorlm.prior.files import read_manifest
+from factorlm.prior.thumbs import read_thumbs
 from factorlm.serving.database import Database, Feedback
 
 Run = Callable[..., str]
@@ -81,3 +84,30 @@ def test_complaints_name_the_next_move(run: Run, state: Path, tmp_path: Path) ->
     ):
         with pytest.raises(FactorlmError, match=complaint):
             run(*words)
+
+
+def test_thumbs_tilt_a_prior_to_the_components_that_are_liked(run: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    texts, world, out = tmp_path / "texts.txt", tmp_path / "world.prior", tmp_path / "liked.prior"
+    texts.write_text("the good in the good\na bad o bad a bad\n" * 12)
+    settings = ["--components", "2", "--rounds", "2", "--names", "bright,dark", "--dtype", "float32"]
+    prior.app(["fit", str(texts), *settings, "--model", str(tiny_folder), "--out", str(world)], standalone_mode=False)
+    state = tmp_path / "state"
+    with Database(state / "server.sqlite") as database:
+        for n, (component, thumb) in enumerate([("bright", "up")] * 6 + [("dark", "down")] * 6 + [("other", "up")]):
+            row = Feedback(
+                response_id=f"r{n}", prompt="the", text="good", thumb=thumb, setting={"component": component}
+            )
+            database.add_feedback(row)
+    lines = tmp_path / "thumbs.jsonl"
+    told = json.loads(
+        run("feedback", "export", "--state", state, "--out", lines, "--as", "prior", "--prior", world, "--json")
+    )
+    assert told == {"rows": 13, "written": 12, "left_out": {"without a component of this prior": 1}}
+    run("feedback", "train", out, "--state", state, "--as", "prior", "--prior", world, "--temperature", "0.5")
+    before, after = (read_manifest(place).weights for place in (world, out))
+    # Ratings are the means of Beta(7, 1) and Beta(1, 7).
+    odds = before[0] / before[1] * math.exp((7 / 8 - 1 / 8) / 0.5)
+    assert after[0] / after[1] == pytest.approx(odds, rel=1e-9)
+    update = read_manifest(out).updates[-1]
+    assert update.why.startswith("12 thumbs: bright 0.875")
+    assert [thumb.is_up for thumb in read_thumbs(lines, ("bright", "dark"))] == [True] * 6 + [False] * 6

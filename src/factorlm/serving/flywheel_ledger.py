@@ -60,7 +60,7 @@ class FlywheelSettings(Config):
     most_fluency_cost: Positive = 0.3
     most_loops: Share = 0.15
     most_toxic: Share = 0.1
-    canary_samples: Annotated[int, Field(ge=1)] = 2
+    canary_samples: Annotated[int, Field(ge=1)] = 4
     seed: int = 0
 
 
