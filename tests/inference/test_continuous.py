@@ -125,6 +125,20 @@ def test_texts_with_different_factors_share_one_pass(fresh_lm: CausalLM, make_he
     assert len(passes) <= 7  # one for the prompts, and one for each further token of the longest
 
 
+def test_a_step_may_let_nothing_join(tiny_lm: CausalLM) -> None:
+    sampling = Sampling()
+    batcher = Batcher(tiny_lm)
+    first, second = (Writing(tiny_lm, rows_for([0, 5, 6], 1, seed, sampling), 6, sampling) for seed in (1, 2))
+    batcher.add(first)
+    batcher.step()
+    batcher.add(second)
+    assert {d.writing for d in batcher.step(hold=True)} == {first}
+    assert {d.writing for d in batcher.step()} == {second}
+    run(batcher)
+    for writing, seed in ((first, 1), (second, 2)):
+        same(writing.rows, alone(tiny_lm, rows_for([0, 5, 6], 1, seed, sampling), 6, sampling))
+
+
 def test_a_long_prompt_is_read_in_pieces_while_others_go_on(make_head: MakeHead, tiny_folder: object) -> None:
     from factorlm.models.loading import read_model
 

@@ -157,6 +157,34 @@ def test_closing_a_job_frees_its_places_at_once(served: Model) -> None:
     run(work)
 
 
+def test_what_comes_at_the_same_moment_is_read_in_one_pass(served: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("factorlm.serving.engine.GATHER_S", 5.0)
+
+    async def work() -> None:
+        async with running(LocalEngine(served, model_id="tiny")) as engine:
+            arrive = engine.expect()  # a third one, that comes to nothing
+            jobs = [job_of(engine, text, max_tokens=1) for text in ("the good", "a bad")]
+            writing = [asyncio.create_task(all_of(engine, job)) for job in jobs]
+            await asyncio.sleep(0.2)
+            assert engine.load()["rows_waiting"] == 2
+            arrive()
+            arrive()
+            assert [len(pieces) for pieces in await asyncio.gather(*writing)] == [1, 1]
+            assert engine.load()["steps"] == 1
+            assert engine._coming == {}
+
+    run(work)
+
+
+def test_a_request_that_takes_long_to_come_holds_nobody_up(served: Model) -> None:
+    async def work() -> None:
+        async with running(LocalEngine(served, model_id="tiny")) as engine:
+            engine.expect()
+            assert await asyncio.wait_for(all_of(engine, job_of(engine, "the good")), 20)
+
+    run(work)
+
+
 def test_too_much_is_refused_and_a_closing_engine_finishes_what_it_began(served: Model) -> None:
     async def work() -> None:
         engine = LocalEngine(served, model_id="tiny", most_rows=1, most_waiting=2)

@@ -2,6 +2,8 @@
 
 # Axes: B batch, T time, V vocabulary; a leading ... stands for any axes.
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ def scale(log_weight: Tensor, exponent: Tensor | float) -> Tensor:
 
     Plain arithmetic would make 0 * -inf nan, and a negative power of an impossible token infinitely likely.
     """
+    if not isinstance(exponent, Tensor) and 0 < exponent < math.inf:  # arithmetic agrees, in one pass
+        return exponent * log_weight
     return torch.where(log_weight == -torch.inf, -torch.inf, exponent * log_weight)
 
 

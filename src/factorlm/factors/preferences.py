@@ -60,6 +60,7 @@ class Comparisons:
         weight_R: summing to one.
         group_R: rows of one group are held out together.
         per_token: whether pooling takes means, times the mean length.
+        is_length_controlled: whether length has a coefficient of its own.
     """
 
     text_BD: Tensor
@@ -70,6 +71,7 @@ class Comparisons:
     weight_R: Tensor
     group_R: Tensor
     per_token: bool
+    is_length_controlled: bool = True
 
     @property
     def is_pair_R(self) -> Tensor:
@@ -90,7 +92,8 @@ class Comparisons:
     @property
     def covariate_RC(self) -> Tensor:
         """What the reward shall not explain: the difference in length, in tens of tokens, and being rated alone."""
-        return torch.stack([self.contrast(self.length_B) / 10, (~self.is_pair_R).double()], 1)
+        length_R = self.contrast(self.length_B) / 10 * float(self.is_length_controlled)
+        return torch.stack([length_R, (~self.is_pair_R).double()], 1)
 
 
 def train_preferences(
@@ -123,17 +126,17 @@ def train_preferences(
     weights = HeadWeights.shift((bias_D / learn.length_B.mean() if learn.per_token else bias_D).float())
     learned = time.perf_counter()
     held, _ = compare(lm, dev, centre_D, per_token=learn.per_token)
-    prompts, texts = zip(*_distinct(dev), strict=True)
+    prompts, texts = zip(*distinct_texts(dev), strict=True)
     features = encode(lm, texts, prompts=prompts, longest=LONGEST_ANSWER, report=report)
     reward_SB = evidence(lm, weights, features, tuple(scale / 2 for scale in SCALES)).double()
     if learn.per_token:
         reward_SB = reward_SB / held.length_B * learn.length_B.mean()
-    scale, reward_B = _tempered(held, reward_SB)
+    scale, reward_B = tempered(held, reward_SB)
     weights = weights.scaled(scale)
     report("calibrating", 1, 2)
     strengths = head_strengths(lm, weights)
     report("calibrating", 2, 2)
-    loss, prior = _beside(held, reward_B, held.covariate_RC[:, 1:], held.label_R)  # length is not to its credit
+    loss, prior = beside(held, reward_B, held.covariate_RC[:, 1:], held.label_R)  # length is not to its credit
     effect = pair_figures(held, reward_B)
     worse_R = held.worse_R[held.is_pair_R]
     ranked = torch.cat([reward_B[held.better_R], reward_B[worse_R]])
@@ -153,7 +156,7 @@ def train_preferences(
             pair_accuracy=effect.get(PAIR_ACCURACY),
         ),
         strengths=strengths,
-        data=data_card(about, len(_distinct(preferences)), fingerprint(preferences)),
+        data=data_card(about, len(distinct_texts(preferences)), fingerprint(preferences)),
         effect={**effect, LENGTH_EFFECT: round(length_effect, 4)},
     )
     return Trained(manifest, weights, {"learning": learned - start, "calibrating": time.perf_counter() - learned})
@@ -174,23 +177,40 @@ def compare(
         centre_D: the mean embedding to take out, if it is known.
         per_token: whether rewards are means over tokens; None decides by how uneven the lengths are.
     """
-    number = {key: n for n, key in enumerate(_distinct(preferences))}
-    rows = tokenized(lm, [text for _, text in number], longest=LONGEST_ANSWER)
+    rows = tokenized(lm, [text for _, text in distinct_texts(preferences)], longest=LONGEST_ANSWER)
     length_B = torch.tensor([float(len(row)) for row in rows], dtype=torch.float64)
     table_VD = lm.unembedding_VD.detach().cpu()
     sum_BD = torch.stack([table_VD[torch.tensor(row)].double().sum(0) for row in rows])
     if centre_D is None:
         centre_D = sum_BD.sum(0) / length_B.sum()
     text_BD = sum_BD - length_B[:, None] * centre_D
+    pairs = preferences.pairs
+    if per_token is None and pairs:
+        number = {key: n for n, key in enumerate(distinct_texts(preferences))}
+        better, worse = ([number[p.prompt, text] for p, text in zip(pairs, texts, strict=True)] for texts in
+                         ([p.chosen for p in pairs], [p.rejected for p in pairs]))  # fmt: skip
+        per_token = float((length_B[better] / length_B[worse]).log().abs().median()) > math.log(UNEVEN)
+    if per_token:
+        text_BD = text_BD / length_B[:, None]
+    return laid_out(preferences, text_BD, length_B, per_token=bool(per_token)), centre_D
+
+
+def laid_out(preferences: Preferences, text_BD: Tensor, length_B: Tensor, *, per_token: bool) -> Comparisons:
+    """The comparisons over features of texts.
+
+    Args:
+        preferences: what to compare.
+        text_BD: features of each of its `distinct_texts`.
+        length_B: tokens of each.
+        per_token: whether features are means over tokens.
+    """
+    number = {key: n for n, key in enumerate(distinct_texts(preferences))}
     pairs, rated = preferences.pairs, preferences.rated
     items: list[Pair | Rated] = [*pairs, *rated]
     weight_R = torch.tensor([item.weight for item in items], dtype=torch.float64)
     chosen, rejected = [number[p.prompt, p.chosen] for p in pairs], [number[p.prompt, p.rejected] for p in pairs]
-    if per_token is None:
-        log_ratio_R = (length_B[chosen] / length_B[rejected]).log().abs()
-        per_token = bool(pairs) and float(log_ratio_R.median()) > math.log(UNEVEN)
-    found = Comparisons(
-        text_BD / length_B[:, None] if per_token else text_BD,
+    return Comparisons(
+        text_BD,
         length_B,
         torch.tensor([*chosen, *(number[r.prompt, r.text] for r in rated)]),
         torch.tensor([*rejected, *[-1] * len(rated)]),
@@ -199,7 +219,6 @@ def compare(
         torch.tensor(groups_of(preferences)),
         per_token,
     )
-    return found, centre_D
 
 
 def fit_rewards(learn: Comparisons, *, seed: int = 0, report: Report = quiet) -> tuple[Tensor, float]:
@@ -284,14 +303,14 @@ def pair_figures(held: Comparisons, reward_B: Tensor) -> dict[str, float]:
     return figures
 
 
-def _tempered(held: Comparisons, reward_SB: Tensor) -> tuple[float, Tensor]:
+def tempered(held: Comparisons, reward_SB: Tensor) -> tuple[float, Tensor]:
     """The scale whose rewards predict best beside length and thumbs' intercept, and the rewards at it."""
-    losses = [_beside(held, reward_B, held.covariate_RC, held.target_R)[0] for reward_B in reward_SB]
+    losses = [beside(held, reward_B, held.covariate_RC, held.target_R)[0] for reward_B in reward_SB]
     best = min(range(len(SCALES)), key=lambda s: losses[s])
     return SCALES[best], reward_SB[best]
 
 
-def _beside(held: Comparisons, reward_B: Tensor, covariate_RC: Tensor, target_R: Tensor) -> tuple[float, Tensor]:
+def beside(held: Comparisons, reward_B: Tensor, covariate_RC: Tensor, target_R: Tensor) -> tuple[float, Tensor]:
     """Cross-entropy of these outcomes, given rewards as they are and the best coefficients of the covariates."""
     reward_R = held.contrast(reward_B)
 
@@ -308,7 +327,7 @@ def _cross_entropy(logit_R: Tensor, label_R: Tensor) -> Tensor:
     return torch.nn.functional.binary_cross_entropy_with_logits(logit_R, label_R, reduction="none")
 
 
-def _distinct(preferences: Preferences) -> list[tuple[str, str]]:
-    """Each prompt and text once."""
+def distinct_texts(preferences: Preferences) -> list[tuple[str, str]]:
+    """Each prompt and text once, in order."""
     found = [(pair.prompt, text) for pair in preferences.pairs for text in (pair.chosen, pair.rejected)]
     return list(dict.fromkeys([*found, *((rated.prompt, rated.text) for rated in preferences.rated)]))

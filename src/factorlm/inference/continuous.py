@@ -126,13 +126,16 @@ class Batcher:
         self._shared.drop(writing)
 
     @torch.inference_mode()
-    def step(self) -> list[Drawn]:
+    def step(self, *, hold: bool = False) -> list[Drawn]:
         """The first token of texts that join, or one token more in every text and a piece of a long prompt.
 
         What joins comes first, so that a first token waits for no more than the step before it.
+
+        Args:
+            hold: let nothing join in this step, since more is about to come that could be read with it.
         """
         self.num_steps += 1
-        drawn = self._admit()
+        drawn = [] if hold else self._admit()
         if not drawn:
             drawn = self._read_long()
             if len(self._shared):

@@ -70,7 +70,7 @@ class Gated:
         self._lm = lm
         self._network = shortened(lm.model, range(num_layers(lm)))
         self._gate_L: Tensor | None = None
-        for number, layer in enumerate(_layers_of(self._network)[1]):
+        for number, layer in enumerate(layers_of(self._network)[1]):
             layer.register_forward_hook(self._hook(number), with_kwargs=True)
 
     def log_prob(self, gate_L: Tensor, rows: Sequence[list[int]]) -> Tensor:
@@ -130,7 +130,7 @@ def shortened(network: Any, kept: Sequence[int]) -> Any:
         raise IncompatibleError(
             f"the layers of a {type(network).__name__} read others ({entangled[0]}); take a model whose do not"
         )
-    path, layers = _layers_of(network)
+    path, layers = layers_of(network)
     *folders, name = path.split(".")
     changed = copy.copy(config)
     changed.num_hidden_layers = len(kept)
@@ -148,7 +148,7 @@ def shortened(network: Any, kept: Sequence[int]) -> Any:
     return short
 
 
-def _layers_of(network: Any) -> tuple[str, nn.ModuleList]:
+def layers_of(network: Any) -> tuple[str, nn.ModuleList]:
     """The path of the list of layers in a network, and the list."""
     total = network.config.num_hidden_layers
     found = [(p, m) for p, m in network.named_modules() if isinstance(m, nn.ModuleList) and len(m) == total]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from factorlm.text import TextStream
 
 LEAST_WAIT_S, MOST_WAIT_S = 1.0, 30.0  # after which it is worth asking again
 WHOLE_WAITING = 16  # jobs written as a whole that may wait
+GATHER_S = 0.1  # that an idle engine waits at most for requests that come at the same moment
 
 
 class Ticket(AsyncIterator[Piece]):
@@ -38,11 +40,13 @@ class Ticket(AsyncIterator[Piece]):
         self.job = job
         self.writings: list[Writing] = []
         self.is_closed = False
+        self.num_coming = len(job.prompts) * job.n  # texts that are not in the batcher's queue yet
         self._engine = engine
         self._arrived: asyncio.Queue[list[Piece] | Exception | None] = asyncio.Queue()
         self._ready: deque[Piece] = deque()
-        self._unfinished = len(job.prompts) * job.n
+        self._unfinished = self.num_coming
         self._is_begun = False
+        self._arrive = engine.expect()
         engine._tickets.add(self)
 
     async def __anext__(self) -> Piece:
@@ -55,6 +59,7 @@ class Ticket(AsyncIterator[Piece]):
             except BaseException:
                 await self.aclose()
                 raise
+            self._arrive()
         while not self._ready:
             if self._unfinished <= 0:
                 await self.aclose()
@@ -76,6 +81,7 @@ class Ticket(AsyncIterator[Piece]):
         """Take nothing more of it; what is not written yet is not written."""
         if not self.is_closed:
             self.is_closed = True
+            self._arrive()
             self._engine._tickets.discard(self)
             self._engine._stop_writing(self)
 
@@ -117,6 +123,7 @@ class LocalEngine:
         self._owners: dict[int, tuple[Ticket, int]] = {}  # of writings by id: whose, and number of its first text
         self._wake = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
+        self._coming: dict[object, float] = {}  # requests on their way to the queue, and since when
         self._is_stopping = self._is_closing = False
         self._thread: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="factorlm-whole")
@@ -176,13 +183,26 @@ class LocalEngine:
                 rows = [Row(list(prompt), generator_of(0, prompt, 0), TextStream()) for _ in range(job.n)]
                 self._batcher.check(Writing(model.factor, rows, job.max_tokens))
 
+    def expect(self) -> Callable[[], None]:
+        """See jobs.Engine."""
+        request = object()
+        self._coming[request] = time.monotonic()
+
+        def arrive() -> None:
+            if self._coming.pop(request, None) is not None:
+                with self._wake:
+                    self._wake.notify()
+
+        return arrive
+
     def submit(self, job: Job) -> Ticket:
         """See jobs.Engine."""
         load = self.load()
         if self._is_closing:
             raise OverloadedError("the server is shutting down; ask another one, or later", LEAST_WAIT_S)
         waiting = load["rows_waiting"] + len(job.prompts) * job.n
-        if waiting > self._most_waiting or self._num_whole >= WHOLE_WAITING:
+        free = max(0.0, self._batcher.most_rows - load["rows_active"])
+        if waiting > self._most_waiting + free or self._num_whole >= WHOLE_WAITING:
             wait_s = min(MOST_WAIT_S, max(LEAST_WAIT_S, load["rows_waiting"] / max(1, self._batcher.most_rows)))
             raise OverloadedError(f"{load['rows_waiting']:.0f} texts are waiting already; ask again later", wait_s)
         return Ticket(self, job)
@@ -200,7 +220,7 @@ class LocalEngine:
         batcher = self._batcher
         return {
             "rows_active": float(batcher.num_rows),
-            "rows_waiting": float(batcher.num_waiting),
+            "rows_waiting": float(batcher.num_waiting + sum(ticket.num_coming for ticket in list(self._tickets))),
             "jobs_whole": float(self._num_whole),
             "tokens_drawn": float(batcher.num_drawn),
             "tokens_read": float(self.lm.num_tokens_read),
@@ -260,10 +280,11 @@ class LocalEngine:
             self._batcher.check(writing)
             self._owners[id(writing)] = (ticket, number * job.n)
             ticket.writings.append(writing)
-        self._command(lambda: self._add(ticket.writings))
+        self._command(lambda: self._add(ticket))
 
     def _begin_whole(self, ticket: Ticket) -> None:
         """Write its texts beside the running batch, and tell of them when they are whole."""
+        ticket.num_coming = 0
 
         def stop_if_closed(*_: Any) -> None:
             if ticket.is_closed:
@@ -309,19 +330,23 @@ class LocalEngine:
 
     # In the thread that writes
 
-    def _add(self, writings: list[Writing]) -> None:
-        for writing in writings:
+    def _add(self, ticket: Ticket) -> None:
+        for writing in ticket.writings:
             self._batcher.add(writing)
+        ticket.num_coming = 0
 
     def _cancel(self, writings: list[Writing]) -> None:
         for writing in writings:
             self._batcher.cancel(writing)
 
     def _write_on(self) -> None:
+        has_held = False
         while True:
             with self._wake:
                 while not self._commands and self._batcher.is_idle and not self._is_stopping:
                     self._wake.wait()
+                if not self._batcher.num_rows:
+                    self._wake.wait_for(lambda: self._is_stopping or not self._num_coming(), GATHER_S)
                 if self._is_stopping:
                     return
                 commands = list(self._commands)
@@ -329,11 +354,17 @@ class LocalEngine:
             for command in commands:
                 command()
             if not self._batcher.is_idle:
-                self._post(self._step())
+                has_held = bool(self._batcher.num_rows and self._num_coming() and not has_held)
+                self._post(self._step(hold=has_held))
 
-    def _step(self) -> list[tuple[Ticket, list[Piece] | Exception]]:
+    def _num_coming(self) -> int:
+        """Requests that will be in the queue in a moment: what comes together is read in one pass."""
+        oldest = time.monotonic() - GATHER_S  # one that takes longer is waited for no more
+        return sum(begun > oldest for begun in list(self._coming.values()))
+
+    def _step(self, *, hold: bool) -> list[tuple[Ticket, list[Piece] | Exception]]:
         try:
-            drawn = self._batcher.step()
+            drawn = self._batcher.step(hold=hold)
         except Exception as error:  # ours; those of factors end only their own texts
             owners = {id(ticket): ticket for ticket, _ in list(self._owners.values())}
             self._batcher = Batcher(self.lm, most_rows=self._batcher.most_rows, most_places=self._batcher.most_places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -163,6 +163,12 @@ class Engine(Protocol):
 
         Raises:
             FactorlmError: naming it.
+        """
+
+    def expect(self) -> Callable[[], None]:
+        """A request is on its way, and may be read with others that come at the same moment.
+
+        Gives what is called, once or more often, when it was submitted or will not be; in the loop's thread.
         """
 
     def submit(self, job: Job) -> AsyncIterator[Piece]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -37,6 +37,16 @@ SAMPLERS = ["local", "smc", "importance", "metropolis"]
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
+
+async def _expected(request: Request) -> AsyncIterator[Callable[[], None]]:
+    arrive = request.app.state.engine.expect()
+    try:
+        yield arrive
+    finally:
+        arrive()
+
+
+Arrive = Annotated[Callable[[], None], Depends(_expected)]
 Reader = Annotated[Caller, Depends(counted("read"))]
 Writer = Annotated[Caller, Depends(require("generate"))]  # counted when it is known how much it asks for
 
@@ -49,15 +59,15 @@ def _with_stream(whole: type, chunk: str) -> dict[int | str, dict[str, Any]]:
 
 
 @router.post("/completions", responses=_with_stream(Completion, "a Completion"))
-async def completions(body: CompletionBody, request: Request, caller: Writer) -> Response:
+async def completions(body: CompletionBody, request: Request, arrive: Arrive, caller: Writer) -> Response:
     """Continue one prompt or several."""
-    return await _written(request, caller, body, completion_job)
+    return await _written(request, caller, body, completion_job, arrive)
 
 
 @router.post("/chat/completions", responses=_with_stream(ChatCompletion, "a ChatChunk"))
-async def chat_completions(body: ChatBody, request: Request, caller: Writer) -> Response:
+async def chat_completions(body: ChatBody, request: Request, arrive: Arrive, caller: Writer) -> Response:
     """Go on with a conversation."""
-    return await _written(request, caller, body, chat_job)
+    return await _written(request, caller, body, chat_job, arrive)
 
 
 @router.get("/models")
@@ -98,7 +108,11 @@ async def score(body: ScoreBody, request: Request, caller: Writer) -> Scores:
 
 
 async def _written(
-    request: Request, caller: Caller, body: CompletionBody | ChatBody, job_of: Callable[[Any, Engine, Shelves], Job]
+    request: Request,
+    caller: Caller,
+    body: CompletionBody | ChatBody,
+    job_of: Callable[[Any, Engine, Shelves], Job],
+    arrive: Callable[[], None],
 ) -> Response:
     state = request.app.state
     engine: Engine = state.engine
@@ -126,6 +140,7 @@ async def _written(
     except OverloadedError:
         ledger.give_back()
         raise
+    arrive()
     pieces = Pieces(answer, drawn, settings.limits.timeout_s, ledger)
     if body.stream:
         return EventStream(pieces)

@@ -123,6 +123,10 @@ class VllmEngine:
         check_abilities(job)
         self._asked(job.recipe)
 
+    def expect(self) -> Callable[[], None]:
+        """See jobs.Engine; vLLM gathers by itself."""
+        return lambda: None
+
     def submit(self, job: Job) -> Ticket:
         """See jobs.Engine."""
         if self.llm is None:
