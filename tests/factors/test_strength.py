@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from factorlm.algebra import log_normalize, scale
 from factorlm.errors import InputError
+from factorlm.factors.calibration import without_unmoved
 from factorlm.factors.strength import MEASURED_STRENGTHS, StrengthMap, mean_divergence, measure
 
 SOLVED = 2e-3  # the solver stops at 1e-3 of the square root of the strength; exponents are kept to four decimals
@@ -124,6 +125,19 @@ def test_divergence_equals_its_definition(exponent: float, share_impossible: flo
     term_NV = torch.where(impossible_NV, 0.0, log_steered_NV.exp() * (log_steered_NV - log_prob_NV))
     want = float(term_NV.sum(-1).mean())
     assert mean_divergence(log_prob_NV, potential_NV, exponent) == pytest.approx(want, abs=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [-2.0, 0.3, 1.0, 5.0])
+def test_tokens_that_are_moved_nowhere_count_as_one(exponent: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    log_prob_NV = torch.randn(6, 40, generator=generator, dtype=torch.float64).log_softmax(-1)
+    potential_NV = torch.zeros_like(log_prob_NV)
+    potential_NV[:, :5] = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    potential_NV[2, 7], potential_NV[:, 8] = 1.5, -torch.inf
+    fewer = without_unmoved(log_prob_NV, potential_NV)
+    assert fewer[0].shape == (6, 8)
+    assert mean_divergence(*fewer, exponent) == pytest.approx(mean_divergence(log_prob_NV, potential_NV, exponent))
+    assert without_unmoved(log_prob_NV[:, :5], potential_NV[:, :5])[0].shape == (6, 5)
 
 
 def test_divergence_where_the_base_has_impossible_tokens() -> None:

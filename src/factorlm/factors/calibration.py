@@ -156,5 +156,17 @@ def factor_strengths(lm: CausalLM, factor: Factor) -> StrengthMap | None:
 
 def strengths_of(lm: CausalLM, potential_NV: Tensor) -> StrengthMap | None:
     """The map for these log weights [N, V] of the next token over the neutral states."""
-    log_prob_NV = neutral_states(lm).log_prob_NV
+    log_prob_NV, potential_NV = without_unmoved(neutral_states(lm).log_prob_NV, potential_NV)
     return measure(lambda exponent: mean_divergence(log_prob_NV, potential_NV, exponent))
+
+
+def without_unmoved(log_prob_NV: Tensor, potential_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """The same divergences over fewer tokens: all that a factor moves nowhere, as most of a lexicon's, are one."""
+    is_moved_V = (potential_NV != 0).any(0)
+    if bool(is_moved_V.all()):
+        return log_prob_NV, potential_NV
+    rest_N1 = log_prob_NV[:, ~is_moved_V].logsumexp(-1, keepdim=True)
+    return (
+        torch.cat([log_prob_NV[:, is_moved_V], rest_N1], 1),
+        torch.cat([potential_NV[:, is_moved_V], torch.zeros_like(rest_N1)], 1),
+    )
