@@ -21,15 +21,16 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from factorlm.factors.calibration import SCALES, auc, evidence, head_strengths
+from factorlm.factors.comparisons import Comparisons, distinct_texts, laid_out
 from factorlm.factors.convex import minimise
 from factorlm.factors.features import encode, tokenized
-from factorlm.factors.feedback import Pair, Preferences, Rated, fingerprint, groups_of, split_preferences
+from factorlm.factors.feedback import Preferences, fingerprint, split_preferences
 from factorlm.factors.head import EncoderCard, HeadWeights
 from factorlm.factors.manifest import Calibration, HeadSettings, Manifest
 from factorlm.factors.training import ERROR, Description, Trained, data_card
@@ -45,55 +46,6 @@ MATCHED = 0.2  # lengths differ by at most this share of the longer one
 
 PAIR_ACCURACY, MATCHED_ACCURACY = "pair accuracy", "pair accuracy, length-matched"
 LENGTH_EFFECT = "log odds for 10 tokens more"
-
-
-@dataclass(frozen=True, eq=False)
-class Comparisons:
-    """Logistic regression's view of preferences: a row for each pair, and one for each rated text.
-
-    Attributes:
-        text_BD: of each text, its tokens' embeddings, centred and pooled.
-        length_B: tokens of each text.
-        better_R: the chosen text of a pair, or the rated text.
-        worse_R: the rejected text, or -1.
-        label_R: 1 for pairs and for thumbs up, 0 for thumbs down.
-        weight_R: summing to one.
-        group_R: rows of one group are held out together.
-        per_token: whether pooling takes means, times the mean length.
-        is_length_controlled: whether length has a coefficient of its own.
-    """
-
-    text_BD: Tensor
-    length_B: Tensor
-    better_R: Tensor
-    worse_R: Tensor
-    label_R: Tensor
-    weight_R: Tensor
-    group_R: Tensor
-    per_token: bool
-    is_length_controlled: bool = True
-
-    @property
-    def is_pair_R(self) -> Tensor:
-        """Which rows compare two texts."""
-        return self.worse_R >= 0
-
-    def contrast(self, value_B: Tensor) -> Tensor:
-        """Of each row the value of the better text minus that of the worse one, if there is one."""
-        paired_R = self.is_pair_R.to(value_B.dtype).reshape(-1, *[1] * (value_B.ndim - 1))
-        return value_B[self.better_R] - paired_R * value_B[self.worse_R.clamp(min=0)]
-
-    @property
-    def target_R(self) -> Tensor:
-        """Labels, each with a little doubt, so that outcomes without exception leave rewards finite (Platt, 1999)."""
-        doubt = 1 / (len(self.label_R) + 2)
-        return self.label_R + doubt * (1 - 2 * self.label_R)
-
-    @property
-    def covariate_RC(self) -> Tensor:
-        """What the reward shall not explain: the difference in length, in tens of tokens, and being rated alone."""
-        length_R = self.contrast(self.length_B) / 10 * float(self.is_length_controlled)
-        return torch.stack([length_R, (~self.is_pair_R).double()], 1)
 
 
 def train_preferences(
@@ -184,41 +136,11 @@ def compare(
     if centre_D is None:
         centre_D = sum_BD.sum(0) / length_B.sum()
     text_BD = sum_BD - length_B[:, None] * centre_D
-    pairs = preferences.pairs
-    if per_token is None and pairs:
-        number = {key: n for n, key in enumerate(distinct_texts(preferences))}
-        better, worse = ([number[p.prompt, text] for p, text in zip(pairs, texts, strict=True)] for texts in
-                         ([p.chosen for p in pairs], [p.rejected for p in pairs]))  # fmt: skip
-        per_token = float((length_B[better] / length_B[worse]).log().abs().median()) > math.log(UNEVEN)
-    if per_token:
-        text_BD = text_BD / length_B[:, None]
-    return laid_out(preferences, text_BD, length_B, per_token=bool(per_token)), centre_D
-
-
-def laid_out(preferences: Preferences, text_BD: Tensor, length_B: Tensor, *, per_token: bool) -> Comparisons:
-    """The comparisons over features of texts.
-
-    Args:
-        preferences: what to compare.
-        text_BD: features of each of its `distinct_texts`.
-        length_B: tokens of each.
-        per_token: whether features are means over tokens.
-    """
-    number = {key: n for n, key in enumerate(distinct_texts(preferences))}
-    pairs, rated = preferences.pairs, preferences.rated
-    items: list[Pair | Rated] = [*pairs, *rated]
-    weight_R = torch.tensor([item.weight for item in items], dtype=torch.float64)
-    chosen, rejected = [number[p.prompt, p.chosen] for p in pairs], [number[p.prompt, p.rejected] for p in pairs]
-    return Comparisons(
-        text_BD,
-        length_B,
-        torch.tensor([*chosen, *(number[r.prompt, r.text] for r in rated)]),
-        torch.tensor([*rejected, *[-1] * len(rated)]),
-        torch.tensor([1.0] * len(pairs) + [float(r.is_positive) for r in rated], dtype=torch.float64),
-        weight_R / weight_R.sum(),
-        torch.tensor(groups_of(preferences)),
-        per_token,
-    )
+    laid = laid_out(preferences, text_BD, length_B, per_token=False)
+    if per_token is None:
+        ratio_R = (length_B[laid.better_R] / length_B[laid.worse_R])[laid.is_pair_R]
+        per_token = bool(preferences.pairs) and float(ratio_R.log().abs().median()) > math.log(UNEVEN)
+    return replace(laid, text_BD=text_BD / length_B[:, None], per_token=True) if per_token else laid, centre_D
 
 
 def fit_rewards(learn: Comparisons, *, seed: int = 0, report: Report = quiet) -> tuple[Tensor, float]:
@@ -325,9 +247,3 @@ def beside(held: Comparisons, reward_B: Tensor, covariate_RC: Tensor, target_R: 
 
 def _cross_entropy(logit_R: Tensor, label_R: Tensor) -> Tensor:
     return torch.nn.functional.binary_cross_entropy_with_logits(logit_R, label_R, reduction="none")
-
-
-def distinct_texts(preferences: Preferences) -> list[tuple[str, str]]:
-    """Each prompt and text once, in order."""
-    found = [(pair.prompt, text) for pair in preferences.pairs for text in (pair.chosen, pair.rejected)]
-    return list(dict.fromkeys([*found, *((rated.prompt, rated.text) for rated in preferences.rated)]))
