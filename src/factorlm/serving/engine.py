@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,69 +25,13 @@ from factorlm.inference.writing import Drawn, Writing
 from factorlm.models import CausalLM
 from factorlm.serving.composition import Composer, over
 from factorlm.serving.jobs import Job, OverloadedError, Piece, Recipe
+from factorlm.serving.ticket import Ticket
 from factorlm.serving.wholes import Cancelled, written_whole
 from factorlm.text import TextStream
 
 LEAST_WAIT_S, MOST_WAIT_S = 1.0, 30.0  # after which it is worth asking again
 WHOLE_WAITING = 16  # jobs written as a whole that may wait
 GATHER_S = 0.1  # that an idle engine waits at most for requests that come at the same moment
-
-
-class Ticket(AsyncIterator[Piece]):
-    """The tokens of one job as they come; closing it frees its places at once."""
-
-    def __init__(self, engine: LocalEngine, job: Job) -> None:
-        self.job = job
-        self.writings: list[Writing] = []
-        self.is_closed = False
-        self.num_coming = len(job.prompts) * job.n  # texts that are not in the batcher's queue yet
-        self._engine = engine
-        self._arrived: asyncio.Queue[list[Piece] | Exception | None] = asyncio.Queue()
-        self._ready: deque[Piece] = deque()
-        self._unfinished = self.num_coming
-        self._is_begun = False
-        self._arrive = engine.expect()
-        engine._tickets.add(self)
-
-    async def __anext__(self) -> Piece:
-        if self.is_closed:
-            raise StopAsyncIteration
-        if not self._is_begun:
-            self._is_begun = True
-            try:
-                await self._engine._begin(self)
-            except BaseException:
-                await self.aclose()
-                raise
-            self._arrive()
-        while not self._ready:
-            if self._unfinished <= 0:
-                await self.aclose()
-                raise StopAsyncIteration
-            try:
-                found = await self._arrived.get()
-            except asyncio.CancelledError:
-                await self.aclose()
-                raise
-            if isinstance(found, Exception):
-                await self.aclose()
-                raise found
-            self._ready.extend(found or ())
-        piece = self._ready.popleft()
-        self._unfinished -= bool(piece.finish_reason)
-        return piece
-
-    async def aclose(self) -> None:
-        """Take nothing more of it; what is not written yet is not written."""
-        if not self.is_closed:
-            self.is_closed = True
-            self._arrive()
-            self._engine._tickets.discard(self)
-            self._engine._stop_writing(self)
-
-    def put(self, found: list[Piece] | Exception) -> None:
-        """Give what came; from the thread of the event loop."""
-        self._arrived.put_nowait(found)
 
 
 class LocalEngine:
@@ -205,7 +149,9 @@ class LocalEngine:
         if waiting > self._most_waiting + free or self._num_whole >= WHOLE_WAITING:
             wait_s = min(MOST_WAIT_S, max(LEAST_WAIT_S, load["rows_waiting"] / max(1, self._batcher.most_rows)))
             raise OverloadedError(f"{load['rows_waiting']:.0f} texts are waiting already; ask again later", wait_s)
-        return Ticket(self, job)
+        ticket = Ticket(job, self._begin, self._stop_writing, self.expect())
+        self._tickets.add(ticket)
+        return ticket
 
     async def score(self, texts: Sequence[str], prompt: str, recipe: Recipe) -> list[Score]:
         """See jobs.Engine."""
@@ -313,6 +259,7 @@ class LocalEngine:
 
     def _stop_writing(self, ticket: Ticket) -> None:
         """Free the places of a ticket's texts before the next step."""
+        self._tickets.discard(ticket)
         writings = [writing for writing in ticket.writings if not writing.is_done]
         for writing in ticket.writings:
             self._owners.pop(id(writing), None)
