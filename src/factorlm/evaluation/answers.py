@@ -8,8 +8,6 @@ Sources: exact match and F1 over words, Rajpurkar et al. (2016); the final numbe
 
 from __future__ import annotations
 
-import re
-import string
 from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
@@ -17,18 +15,11 @@ from decimal import Decimal
 import numpy as np
 from numpy.typing import NDArray
 
+from factorlm.text.comparing import NUMBER, last_number, normalized
+
 Array = NDArray[np.float64]
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-PUNCTUATION = str.maketrans("", "", string.punctuation)
-# A minus counts as a sign only where no digit, letter or bracket stands before it: 16-3 holds no -3.
-NUMBER = re.compile(r"(?:(?<![\w.)])-)?\$?(\d{1,3}(?:,\d{3})+(?!\d)|\d+)(\.\d+)?")
 FINAL = "####"  # stands before the final number of worked answers
 FALSE_ALARM = 0.05
-
-
-def normalized(text: str) -> str:
-    """Text as answers are compared: lower case, without ASCII punctuation and articles, single blanks."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
 def exact_match(answer: str, right: Sequence[str]) -> bool:
@@ -42,16 +33,6 @@ def token_f1(answer: str, right: Sequence[str]) -> float:
     Two texts without any word agree; a text without words has nothing in common with one that has some.
     """
     return max((_f1(normalized(answer).split(), normalized(text).split()) for text in right), default=0.0)
-
-
-def last_number(text: str) -> Decimal | None:
-    """The last number of a text; commas between thousands and a dollar sign are read over. None if there is none."""
-    found = list(NUMBER.finditer(text))
-    if not found:
-        return None
-    whole, fraction = found[-1].groups()
-    number = Decimal(whole.replace(",", "") + (fraction or ""))
-    return -number if found[-1][0].startswith("-") else number
 
 
 def final_number(text: str) -> Decimal | None:

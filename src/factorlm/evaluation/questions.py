@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from factorlm.errors import InputError
-from factorlm.evaluation.answers import normalized
 from factorlm.evaluation.corpora import DataFolder
+from factorlm.text.comparing import normalized
 
 WORKINGS = re.compile(r"<<[^>]*>>")  # notes for a calculator, which no reader would write
 SENTENCES = re.compile(r"(?<=[.!?])\s+")

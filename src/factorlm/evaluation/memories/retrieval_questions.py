@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlm.errors import InputError
-from factorlm.evaluation.answers import normalized
 from factorlm.evaluation.corpora import DataFolder, fingerprint
 from factorlm.evaluation.intervals import Comparison, Estimate, compare, ratio_interval
 from factorlm.evaluation.texts import Corpus
 from factorlm.evaluation.workbench import Workbench
+from factorlm.text.comparing import normalized
 
 Array = NDArray[np.float64]
 BETWEEN = " | "  # passages; a sign that no normalised text has
