@@ -34,6 +34,9 @@ Recipe = Annotated[Path | None, typer.Option("--recipe", help="Settings in TOML.
 Changes = Annotated[list[str], typer.Option("--set", help="path.to.key=value: change one setting; several times.")]
 PrintSettings = Annotated[bool, typer.Option("--print-settings", help="Print the settings and stop.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="Number format: float32, bfloat16, or auto for the faster one.")]
+Perturb = Annotated[
+    str, typer.Option("--perturb", help="Errors to make in prompts: typos, speech, verbose ...; 'typos=0.1+append'.")
+]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Measure everything anew, keep nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object for each measure and model.")]
 
@@ -53,6 +56,7 @@ def _command(suite: str) -> Callable[..., None]:
         changes: Changes = [],  # noqa: B006
         print_settings: PrintSettings = False,
         dtype: Dtype = "float32",
+        perturb: Perturb = "",
         no_cache: NoCache = False,
         as_json: Json = False,
     ) -> None:
@@ -83,6 +87,7 @@ def _command(suite: str) -> Callable[..., None]:
                 cache=Cache(None) if no_cache else None,
                 report=report,
                 dtype=dtype,
+                perturb=perturb,
                 command=shlex.join(["factorlm", *sys.argv[1:]]),
             )
         if as_json:

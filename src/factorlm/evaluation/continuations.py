@@ -66,7 +66,7 @@ def prompts_of(
             human = human if CLOSED.match(human) or OPEN.search(text) else f" {human}"
         elif "text" in row:
             match = beginning.match(row["text"])
-            text, human = (match[0].strip(), row["text"][match.end() :]) if match else ("", "")
+            text, human = (data.asking(match[0].strip()), row["text"][match.end() :]) if match else ("", "")
         else:
             raise InputError(f"columns prompt and continuation, or text, are needed, {part} has {', '.join(row)}")
         if text and len(words_of(human)) >= words:

@@ -61,6 +61,10 @@ class DataFolder:
             return [{"text": line} for line in self.text(part).split("\n") if line.strip()]
         return self.rows(part)
 
+    def asking(self, text: str) -> str:
+        """A prompt that was cut from a text of the data, as it is put to a model."""
+        return text
+
     def parts(self) -> list[str]:
         """All parts, such as "sst2/test", sorted."""
         return sorted(

@@ -10,6 +10,7 @@ from factorlm.errors import InputError
 from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.document import Block, Comparisons, Prose, Provenance, Report, Section
 from factorlm.evaluation.intervals import Comparison
+from factorlm.evaluation.noisy import noisy, told
 from factorlm.evaluation.provenance import commit, machine, versions
 from factorlm.evaluation.suites import settings_of, suite_named
 from factorlm.evaluation.workbench import Cache, Progress, Workbench, default_cache
@@ -29,6 +30,7 @@ def evaluate(
     report: Progress = lambda stage, done, total: None,
     command: str = "",
     dtype: str = "float32",
+    perturb: str = "",
 ) -> Report:
     """Measure a composition, and compare it with rivals.
 
@@ -45,6 +47,7 @@ def evaluate(
         command: that makes the report again, for its foot.
         dtype: number format of the models; float32 gives the same numbers on every machine, to rounding, and to texts
             alone as to texts in a batch; bfloat16 is faster where the machine multiplies it natively.
+        perturb: errors to make in prompts, such as "typos=0.1+append"; see `factorlm.text.perturbations`.
 
     Raises:
         UnknownNameError: for an unknown suite, size, model, factor or data set.
@@ -58,20 +61,23 @@ def evaluate(
     expressions = [m.expression for m in composed]
     if not composed or len(set(expressions)) < len(expressions):
         raise InputError(f"different models are needed, got {', '.join(expressions) or 'none'}")
-    bench = Workbench(composed, data or DataFolder.default(), cache or default_cache(), report, seed)
+    folder = data or DataFolder.default()
+    if perturb:
+        folder = noisy(folder, perturb, seed)
+    bench = Workbench(composed, folder, cache or default_cache(), report, seed)
     found = run(bench, settings)
     return Report(
         suite=suite,
         title=found.title,
         headlines=found.headlines,
-        cautions=found.cautions,
+        cautions=(*told(folder, suite), *found.cautions),
         models=bench.cards,
         sections=tuple(_without_repeats(found.sections, found.comparisons)),
         measures=found.measures,
         comparisons=found.comparisons,
         provenance=Provenance(
             command=command,
-            settings=settings.model_dump(mode="json"),
+            settings=settings.model_dump(mode="json") | ({"perturb": perturb} if perturb else {}),
             seed=seed,
             data=dict(bench.used),
             judges=dict(bench.judges_used),
