@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from factorlm.serving.settings import ServerSettings
 
 ENGINES = ("local", "vllm")
+KEEP_ALIVE_S = 75  # longer than clients keep idle connections: else one is closed just as its next request comes
 NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "prometheus_client", "python_multipart")  # the extra "serve"
 
 app = typer.Typer(invoke_without_command=True)
@@ -120,6 +121,7 @@ def _run(
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(settings.limits.drain_s)),
             backlog=BACKLOG,
         )
