@@ -76,7 +76,7 @@ def test_a_model_knows_what_was_stated_often_and_nothing_else(tmp_path: Path) ->
     torch.set_num_threads(1)
     world = make_world(SMALL)
     texts = make_corpus(world, strangers=0)
-    training = Training(width=32, depth=2, heads=2, epochs=16, batch_texts=16, learning_rate=1e-2)
+    training = Training(width=32, depth=2, heads=2, epochs=30, batch_texts=16, learning_rate=1e-2)
     place = train_fact_model(world, texts, training, folder=tmp_path)
     model = fl.load(str(place), dtype="float32", device="cpu")
     facts = list(world.facts)

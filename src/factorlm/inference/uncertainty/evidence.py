@@ -1,0 +1,192 @@
+"""What estimators of uncertainty look at: a question, the answer, samples, what the model says of its answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from factorlm.algebra import pad_left, pad_right
+from factorlm.errors import InputError
+from factorlm.inference.draw import Sampling
+from factorlm.inference.model import Model
+from factorlm.inference.reading import read
+from factorlm.settings import Config
+
+Pair = tuple[list[int], list[int]]  # tokens of a context, and of what is read behind it
+READ_TOKENS = 4096  # read at once, padding included
+EXAMPLES = (
+    ("How many days are there in a week?", "seven"),
+    ("Which planet is nearest to the Sun?", "Mercury"),
+    ("What do bees make from nectar?", "honey"),
+    ("Who wrote the play Hamlet?", "William Shakespeare"),
+)  # ours; they show that an answer is short
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question as it is put to a model.
+
+    Attributes:
+        question: alone, which estimators compare and perturb.
+        before: what the model reads before it.
+        after: what it reads behind it; then it answers.
+        is_chat: whether all of that is a user's message.
+    """
+
+    question: str
+    before: str = "Question: "
+    after: str = "\nAnswer:"
+    is_chat: bool = False
+
+    @property
+    def prompt(self) -> str:
+        """All that is read."""
+        return f"{self.before}{self.question}{self.after}"
+
+    def asked(self, question: str) -> Query:
+        """Another question, put in the same way."""
+        return Query(question, self.before, self.after, self.is_chat)
+
+    @staticmethod
+    def short(question: str, passage: str = "", examples: Sequence[tuple[str, str]] = EXAMPLES) -> Query:
+        """A question that wants a short answer, after examples and perhaps a passage."""
+        shown = "".join(f"Question: {asked}\nAnswer: {answer}\n\n" for asked, answer in examples)
+        return Query(question, shown + (f"Passage: {passage}\n" if passage else "") + "Question: ")
+
+
+class Asking(Config):
+    """How answers are had.
+
+    Attributes:
+        samples: answers drawn of each question.
+        max_tokens: of an answer.
+        temperature: that samples are drawn at.
+        stop: strings at which an answer ends.
+        seed: of all randomness.
+    """
+
+    samples: int = 10
+    max_tokens: int = 12
+    temperature: float = 1.0
+    stop: tuple[str, ...] = ("\n",)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that a model gave.
+
+    Attributes:
+        text: without blanks around it.
+        log_prob: of its tokens, the end included, under the composed model at temperature one, in nats.
+        num_tokens: of these.
+    """
+
+    text: str
+    log_prob: float
+    num_tokens: int
+
+    @property
+    def mean_log_prob(self) -> float:
+        """Nats per token."""
+        return self.log_prob / max(1, self.num_tokens)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The question in other words, with answers to it.
+
+    Attributes:
+        question: in these words.
+        answers: drawn anew.
+    """
+
+    question: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that estimators may look at; what was not asked for is None or empty.
+
+    Attributes:
+        question: alone.
+        answer: the greedy one, which confidence is about.
+        samples: drawn at the temperature.
+        true_logit: log odds that the model calls its answer true, less those where no answer stands there.
+        known_logit: log odds, by a head on the state behind the question, that the model knows the answer.
+        variants: of the question, the question itself first.
+        between: mean nats per token of the answer that the components of a prior disagree in.
+    """
+
+    question: str
+    answer: Answer
+    samples: tuple[Answer, ...] = ()
+    true_logit: float | None = None
+    known_logit: float | None = None
+    variants: tuple[Variant, ...] = ()
+    between: float | None = None
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """Of the samples."""
+        return tuple(answer.text for answer in self.samples)
+
+
+def greedy_answers(model: Model, queries: Sequence[Query], asking: Asking) -> list[Answer]:
+    """The most probable tokens one by one, for each query."""
+    sampling = Sampling(temperature=0.0, stop=asking.stop)
+    return [row[0] for row in _answers(model, queries, asking, 1, sampling)]
+
+
+def sampled_answers(model: Model, queries: Sequence[Query], asking: Asking) -> list[tuple[Answer, ...]]:
+    """Answers drawn at the temperature, for each query."""
+    sampling = Sampling(temperature=asking.temperature, stop=asking.stop)
+    return _answers(model, queries, asking, asking.samples, sampling)
+
+
+def _answers(
+    model: Model, queries: Sequence[Query], asking: Asking, n: int, sampling: Sampling
+) -> list[tuple[Answer, ...]]:
+    found: list[tuple[Answer, ...]] = [()] * len(queries)
+    for is_chat in (False, True):
+        chosen = [i for i, query in enumerate(queries) if query.is_chat == is_chat]
+        if not chosen:
+            continue
+        responses = model.generate(
+            [queries[i].prompt for i in chosen], n=n, max_tokens=asking.max_tokens, seed=asking.seed, sampling=sampling,
+            chat=is_chat,
+        )  # fmt: skip
+        answers = [Answer(r.text.strip(), r.log_prob, len(r.token_ids)) for r in responses]
+        for place, i in enumerate(chosen):
+            found[i] = tuple(answers[place * n : (place + 1) * n])
+    return found
+
+
+def prompt_ids_of(model: Model, query: Query, max_tokens: int = 0) -> list[int]:
+    """The tokens that are read before an answer."""
+    return model.encode_prompt(query.prompt, max_tokens, chat=query.is_chat)
+
+
+@torch.no_grad()
+def read_pairs(model: Model, pairs: Sequence[Pair]) -> list[float]:
+    """Log probability of each text behind its context, in nats; pairs of like length are read together.
+
+    Raises:
+        InputError: if a text has no token.
+    """
+    if any(not text for _, text in pairs):
+        raise InputError("a text of at least one token is needed to read its probability, got an empty one")
+    order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), len(pairs[i][1])))
+    found = [math.nan] * len(pairs)
+    while order:
+        size = max(1, READ_TOKENS // max(1, sum(map(len, pairs[order[-1]]))))
+        batch, order = order[:size], order[size:]
+        reading = read(model.factor, pad_left([pairs[i][0] for i in batch]), pad_right([pairs[i][1] for i in batch]))
+        for i, log_prob in zip(batch, reading.log_prob_BT.double().sum(1).tolist(), strict=True):
+            found[i] = log_prob
+    return found
