@@ -10,10 +10,14 @@ import typer
 from factorlm.cli.options import Name, Replace
 
 if TYPE_CHECKING:
+    from factorlm.factors.dpo import TrainedAdapter
+    from factorlm.factors.feedback import Preferences
     from factorlm.factors.manifest import Manifest
+    from factorlm.factors.reward_training import TrainedReward
     from factorlm.factors.training import Description, Trained
     from factorlm.factors.unbound import Unbound
 
+PREFERENCE_KINDS = ("head", "reward", "dpo")
 WORD_BOOST = 4.0  # nats for each word of a list that is distilled: below, rare words teach little
 
 
@@ -29,6 +33,14 @@ def train(
     thumbs: Annotated[
         Path | None, typer.Option("--thumbs", help="Or a .jsonl of text and thumb (up or down), maybe prompt and edit.")
     ] = None,
+    as_kind: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            help="What pairs and thumbs teach: head (token by token), reward (judges whole responses), or dpo (an "
+            "adapter, from pairs; needs the extra align).",
+        ),
+    ] = "head",
     from_prompt: Annotated[
         str, typer.Option("--from-prompt", help="Or an instruction, whose effect the head learns without any text.")
     ] = "",
@@ -66,11 +78,11 @@ def train(
     Example: factorlm factor train wry --positive wry.txt --negative plain.txt
     """
     from factorlm.cli.terminal import console, progress
-    from factorlm.errors import InputError
+    from factorlm.errors import InputError, UnknownNameError
     from factorlm.factors.examples import from_files, from_table, read_lines, split
     from factorlm.factors.feedback import from_pairs, from_thumbs, split_preferences
     from factorlm.factors.store import Store, default_stores
-    from factorlm.factors.training import Description, train_head
+    from factorlm.factors.training import Description, Trained, train_head
     from factorlm.factors.versions import supersede
     from factorlm.models.loading import DEFAULT_MODEL, load_model
 
@@ -84,6 +96,10 @@ def train(
     is_distilled = bool(instruction or teacher_name)
     if not is_distilled and (texts is not None or exponent != 1):
         raise InputError("--texts and --exponent are for --from-prompt and --from-lexicon; leave them out")
+    if as_kind not in PREFERENCE_KINDS:
+        raise UnknownNameError.of("kind of factor from preferences", as_kind, PREFERENCE_KINDS)
+    if as_kind != "head" and not (pairs or thumbs):
+        raise InputError(f"--as {as_kind} is for --pairs and --thumbs; give one of them, or leave it out")
     if rank and (pairs or thumbs):
         raise InputError(f"a head from --pairs or --thumbs is a bias alone, got --rank {rank}; leave it out")
     if own_texts and (positive is None and table is None):
@@ -95,19 +111,16 @@ def train(
         sources = () if is_distilled else ((origin, licence, ""),)
         return Description(name=name, description=description, label=origin, licence=licence, sources=sources)
 
+    trained: Trained | TrainedReward | TrainedAdapter
     # What is read from files complains before the model is loaded.
     if is_distilled:
         unbound, origin = _teacher(instruction, teacher_name)
         more = read_lines(texts) if texts is not None else []
         trained = _distilled(unbound, about(origin), model, more, exponent, rank, seed)
     elif pairs is not None or thumbs is not None:
-        from factorlm.factors.preferences import train_preferences
-
         preferences = from_pairs(pairs) if pairs is not None else from_thumbs(thumbs or "")
         split_preferences(preferences)
-        lm = load_model(model)
-        with progress() as report:
-            trained = train_preferences(lm, preferences, about(f"{pairs or thumbs}"), seed=seed, report=report)
+        trained = _preferred(as_kind, preferences, about(f"{pairs or thumbs}"), model, seed)
     else:
         if table is not None:
             examples, origin = from_table(table, positive=label), f"{table} --label {label}"
@@ -126,12 +139,35 @@ def train(
     calibration = trained.manifest.calibration
     if calibration is not None and calibration.dev_auc < 0.6 and (calibration.pair_accuracy or 0) < 0.6:
         console.print("[yellow]it tells the held-out texts apart hardly better than chance: it may not steer[/yellow]")
-    if teacher_name:
+    if isinstance(trained, Trained) and teacher_name:
         _show_relatives(trained, unbound, model)
     other = "" if model == DEFAULT_MODEL else f" --model {model}"
-    console.print(f'try: factorlm generate "The food was" --factor {name}=0.3{other} --explain', markup=False)
+    use = {"reward": f"--reward {name} --beta 0.5 --sampler best-of-n", "dpo": f"--factor {name}^1"}
+    how = use.get(as_kind, f"--factor {name}=0.3 --explain")
+    console.print(f'try: factorlm generate "The food was" {how}{other}', markup=False)
     if rank and not is_distilled:
         console.print(_kept(trained.manifest, rank), soft_wrap=True)
+
+
+def _preferred(
+    kind: str, preferences: Preferences, about: Description, model: str, seed: int
+) -> Trained | TrainedReward | TrainedAdapter:
+    """A factor of this kind that prefers what was preferred."""
+    from factorlm.cli.terminal import progress
+    from factorlm.factors.dpo import needs_trl, train_dpo
+    from factorlm.factors.preferences import train_preferences
+    from factorlm.factors.reward_training import train_reward
+    from factorlm.models.loading import load_model
+
+    if kind == "dpo":
+        needs_trl()
+    lm = load_model(model, dtype="float32" if kind == "dpo" else "auto")
+    with progress() as report:
+        if kind == "reward":
+            return train_reward(lm, preferences, about, seed=seed, report=report)
+        if kind == "dpo":
+            return train_dpo(lm, preferences, about, seed=seed, report=report)
+        return train_preferences(lm, preferences, about, seed=seed, report=report)
 
 
 def _teacher(instruction: str, name: str) -> tuple[Unbound, str]:
@@ -166,9 +202,9 @@ def _quality(manifest: Manifest) -> str:
     from factorlm.factors.preferences import MATCHED_ACCURACY, PAIR_ACCURACY
     from factorlm.factors.training import ERROR
 
-    if manifest.calibration is None:
+    if manifest.calibration is None and EXPLAINED in manifest.effect:
         return f"on held-out texts it does {manifest.effect[EXPLAINED]:.0%} of what its teacher does"
-    shown = f"held-out AUC {manifest.calibration.dev_auc:.3f}"
+    shown = "on held-out texts" if manifest.calibration is None else f"held-out AUC {manifest.calibration.dev_auc:.3f}"
     for key, what in ((PAIR_ACCURACY, "pairs in order"), (MATCHED_ACCURACY, "of those of like length")):
         if key in manifest.effect:
             shown += f", {what} {manifest.effect[key]:.2f} ± {manifest.effect[key + ERROR]:.2f}"

@@ -9,38 +9,78 @@ from typing import TYPE_CHECKING
 from factorlm.errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from factorlm.factors.head import EncoderCard
     from factorlm.factors.manifest import Manifest
     from factorlm.factors.unbound import Unbound
 
 WEIGHTS = "weights.safetensors"
 
 
-def _head(manifest: Manifest, folder: Path) -> Unbound:
+def _checked(manifest: Manifest, folder: Path) -> tuple[dict[str, Tensor], EncoderCard]:
+    """The numbers of a trained factor, all of them finite, and the encoder they were made for."""
     import safetensors
     import safetensors.torch
-
-    from factorlm.factors.head import HeadWeights, UnboundHead
 
     if WEIGHTS not in manifest.files:
         raise IntegrityError(f"{folder} has no sha256 of {WEIGHTS}; install the factor again")
     try:
         found = safetensors.torch.load_file(folder / WEIGHTS)
-        weights = HeadWeights(found["bias"], found["up"], found["down"])
-    except (OSError, KeyError, safetensors.SafetensorError) as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise IntegrityError(
-            f"{folder / WEIGHTS} cannot be read as a head ({error}); install the factor again"
+            f"{folder / WEIGHTS} cannot be read as a {manifest.kind} ({error}); install the factor again"
         ) from None
     if manifest.encoder is None:
         raise IntegrityError(f"{folder} does not say for which encoder it was made; install the factor again")
-    width, rank = manifest.encoder.width, getattr(manifest.settings, "rank", 0)
+    if not all(tensor.isfinite().all() for tensor in found.values()):
+        raise IntegrityError(f"{folder / WEIGHTS} holds numbers that are not finite; install the factor again")
+    return found, manifest.encoder
+
+
+def _head(manifest: Manifest, folder: Path) -> Unbound:
+    from factorlm.factors.head import HeadWeights, UnboundHead
+
+    found, encoder = _checked(manifest, folder)
+    try:
+        weights = HeadWeights(found["bias"], found["up"], found["down"])
+    except KeyError as error:
+        raise IntegrityError(
+            f"{folder / WEIGHTS} cannot be read as a head ({error}); install the factor again"
+        ) from None
+    width, rank = encoder.width, getattr(manifest.settings, "rank", 0)
     shapes = tuple(tuple(t.shape) for t in (weights.bias_D, weights.up_DR, weights.down_RD))
     if shapes != ((width,), (width, rank), (rank, width)):
         raise IntegrityError(
             f"{folder / WEIGHTS}: a head of width {width} and rank {rank} is needed, got shapes {shapes}; install again"
         )
-    if not all(tensor.isfinite().all() for tensor in (weights.bias_D, weights.up_DR, weights.down_RD)):
-        raise IntegrityError(f"{folder / WEIGHTS} holds numbers that are not finite; install the factor again")
-    return UnboundHead(manifest.name, manifest.strengths, weights, manifest.encoder)
+    return UnboundHead(manifest.name, manifest.strengths, weights, encoder)
+
+
+def _reward(manifest: Manifest, folder: Path) -> Unbound:
+    from factorlm.factors.reward import RewardWeights, UnboundReward
+
+    found, encoder = _checked(manifest, folder)
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    if shapes != {"weight": (encoder.width,), "offset": (1,)}:
+        raise IntegrityError(
+            f"{folder / WEIGHTS}: a reward of width {encoder.width} is needed, got shapes {shapes}; install again"
+        )
+    weights = RewardWeights(found["weight"], float(found["offset"]))
+    return UnboundReward(manifest.name, manifest.strengths, weights, encoder)
+
+
+def _adapter(manifest: Manifest, folder: Path) -> Unbound:
+    from factorlm.factors.adapter import UnboundAdapter
+    from factorlm.factors.manifest import AdapterSettings
+    from factorlm.models.lora import Adapter
+
+    assert isinstance(manifest.settings, AdapterSettings)
+    found, encoder = _checked(manifest, folder)
+    adapter = Adapter.of(found, manifest.settings.scale)
+    if not adapter.down_RI or set(adapter.down_RI) != set(adapter.up_OR):
+        raise IntegrityError(f"{folder / WEIGHTS} lacks one side of an adapter's matrices; install the factor again")
+    return UnboundAdapter(manifest.name, manifest.strengths, adapter, encoder)
 
 
 def _lexicon(manifest: Manifest, folder: Path) -> Unbound:
@@ -84,4 +124,6 @@ KINDS: dict[str, Callable[[Manifest, Path], Unbound]] = {
     "prompt": _prompt,
     "contrast": _contrast,
     "grammar": _grammar,
+    "reward": _reward,
+    "adapter": _adapter,
 }

@@ -64,8 +64,28 @@ class GrammarSettings(Config):
     choices: tuple[str, ...] | None = None
 
 
+class RewardSettings(Config):
+    """A reward of whole responses, linear in the mean of the encoder's last hidden states."""
+
+    kind: Literal["reward"] = "reward"
+
+
+class AdapterSettings(_Card):
+    """The ratio of the encoder with a low-rank adapter to the encoder without; `scale` multiplies the adapter."""
+
+    kind: Literal["adapter"] = "adapter"
+    scale: Annotated[float, Field(gt=0)]
+
+
 Settings = Annotated[
-    HeadSettings | LexiconSettings | PromptSettings | ContrastSettings | GrammarSettings, Field(discriminator="kind")
+    HeadSettings
+    | LexiconSettings
+    | PromptSettings
+    | ContrastSettings
+    | GrammarSettings
+    | RewardSettings
+    | AdapterSettings,
+    Field(discriminator="kind"),
 ]
 
 
