@@ -9,7 +9,17 @@ import { asCurl, asOpenai, python } from "./page/exporting.js";
 import { bodyOfFeedback } from "./page/feedback.js";
 import { exponentOf, percent, plain, short, shown, signed, strengthOf } from "./page/numbers.js";
 import { SCALES, allowed, moved as stepped, placeOf, valueAt } from "./page/scales.js";
-import { audible, bodyOf, emptySetting, faderOf, presetOf, requestOf, settingOf } from "./page/setting.js";
+import {
+  audible,
+  bodyOf,
+  emptySetting,
+  faderOf,
+  linesOf,
+  presetOf,
+  requestOf,
+  settingOf,
+  troubleOf,
+} from "./page/setting.js";
 import { absorb, emptyResponse, endsWithEnd, events, objects, textOf } from "./page/stream.js";
 
 const KNOWN = { factors: ["positive", "toxic", "clean"], guides: ["polite"], memories: ["news"], priors: ["genres"] };
@@ -73,6 +83,34 @@ test("a preset comes back as the setting that it was made of, silent faders incl
   Object.assign(setting.sampler, { temperature: 0, min_p: 0.05 });
   const back = settingOf(JSON.parse(JSON.stringify(presetOf(setting, COMMON, "tiny"))), KNOWN);
   assert.deepEqual(back, { setting, common: COMMON, notes: [] });
+});
+
+test("a form is sent as the server reads it, comes back from a preset, and says what is wrong with it", () => {
+  const schema = { type: "object" };
+  const forms = [
+    [{ kind: "choice", content: "yes\n\nno\n" }, { choice: ["yes", "no"] }],
+    [{ kind: "regex", content: "[a-z]+" }, { regex: "[a-z]+" }],
+    [{ kind: "grammar", content: 'start: "a"' }, { grammar: 'start: "a"' }],
+    [
+      { kind: "json_schema", content: JSON.stringify(schema) },
+      { response_format: { type: "json_schema", json_schema: { name: "form", schema } } },
+    ],
+    [{ kind: "regex", content: " " }, {}],
+    [{ kind: "json_schema", content: "{" }, {}],
+  ];
+  for (const [form, body] of forms) {
+    const setting = emptySetting();
+    Object.assign(setting.form, form);
+    assert.deepEqual(bodyOf(setting), body);
+    setting.form.stop = ["\t", "end"];
+    assert.deepEqual(bodyOf(setting), { stop: ["\t", "end"], ...body });
+    const back = settingOf(presetOf(setting, COMMON, "tiny"), KNOWN).setting;
+    assert.deepEqual(bodyOf(back), bodyOf(setting));
+  }
+  assert.equal(troubleOf({ kind: "json_schema", content: "{}" }), "");
+  assert.match(troubleOf({ kind: "json_schema", content: "{" }), /Not JSON/);
+  assert.match(troubleOf({ kind: "json_schema", content: "[]" }), /object/);
+  assert.deepEqual(linesOf("a\n \n b"), ["a", " b"]);
 });
 
 test("a preset of another server says what is not here; what is none is refused", () => {

@@ -136,6 +136,8 @@ def test_the_shell_command_sends_the_request(scripts: Path, serve: Serve) -> Non
             "top_p": 0.9,
         },
         {"sampler": {"kind": "local", "top_k": 3, "min_p": 0.01}},
+        {"choice": ["good", "bad"], "stop": ["oo"], "temperature": 0.5},
+        {"regex": "[a-z ]+"},
     ],
 )
 def test_the_factorlm_program_runs(scripts: Path, tiny_folder: Path, more: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import { Refusal, Server } from "./api.js";
 import { Colours } from "./colours.js";
 import { announce, byId, el, segmented, show } from "./dom.js";
 import { Console } from "./faders.js";
+import { Form } from "./form.js";
 import { Pictures, doseAndTable } from "./pictures.js";
 import { Presets } from "./presets.js";
 import { COMMON, SAMPLER, SHELVES, audible, copyOf, emptySetting, faderOf } from "./setting.js";
@@ -52,6 +53,7 @@ class Desk {
     this.detail = new Detail(this);
     this.console = new Console(this, (shelf, about) => this.openCard(shelf, about));
     this.tracks = new Tracks(this);
+    this.form = new Form(this);
     this.writing = new Writing(this, this.detail);
     this.presets = new Presets(this, () => this.writing.said());
     this.pictures = new Pictures(this);
@@ -91,6 +93,7 @@ class Desk {
     this.tracks.update();
     this.writing.update();
     this.knobs();
+    this.form.update();
     this.pressLetter(this.letter);
     this.pressKind(this.words.kind);
     byId("compare").setAttribute("aria-pressed", String(this.isCompared));

@@ -24,7 +24,7 @@ const quoted = (text) =>
     (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );
 
-const OPENAI = ["model", "prompt", "messages", "max_tokens", "seed", "n", "temperature", "top_p"];
+const OPENAI = ["model", "prompt", "messages", "max_tokens", "seed", "n", "temperature", "top_p", "stop"];
 const isDefault = (name, value) => (name === "n" && value === 1) || (name === "seed" && value === 0);
 
 /** With the official client of OpenAI; what is ours goes through extra_body. */
@@ -78,10 +78,11 @@ export function asFactorlm(request) {
   if (Object.keys(strengths).length > 0 && !isPlanned)
     calls.push(`    strengths=${python(strengths, "    ")},  # nats per token`);
   if (Object.keys(exponents).length > 0 && !isPlanned) calls.push(`    exponents=${python(exponents, "    ")},`);
+  const stop = request.stop ? [`stop=(${request.stop.map((text) => `${python(text)},`).join(" ")})`] : [];
   const draws = { ...sampler, temperature: request.temperature, top_p: request.top_p };
   const options = ["temperature", "top_p", "top_k", "min_p", "typical_p"].filter((name) => draws[name] !== undefined);
-  if (options.length > 0)
-    calls.push(`    sampling=fl.Sampling(${options.map((name) => `${name}=${draws[name]}`).join(", ")}),`);
+  const sampling = [...options.map((name) => `${name}=${draws[name]}`), ...stop];
+  if (sampling.length > 0) calls.push(`    sampling=fl.Sampling(${sampling.join(", ")}),`);
   if (sampler.kind && sampler.kind !== "local") calls.push(`    particles=${particles(sampler)},`);
   lines.push("");
   if (request.prior) {
@@ -98,6 +99,8 @@ export function asFactorlm(request) {
         : `model = fl.remember(model, ${quoted(name)}, most=${value})`,
     );
   }
+  const language = grammarOf(request);
+  if (language !== "") lines.push(`model = model * fl.grammar(${language})`);
   if (memories.length > 0 && request.memory_mode === "multiply") {
     lines.splice(1, 0, "from factorlm.inference.memories import memory_factor");
   }
@@ -116,6 +119,15 @@ export function asFactorlm(request) {
     "",
   );
   return lines.join("\n");
+}
+
+/** The formal language of a request as arguments of fl.grammar; empty where there is none. */
+function grammarOf(request) {
+  const schema = request.response_format?.json_schema?.schema;
+  if (schema !== undefined) return `json_schema=${python(schema)}`;
+  if (request.regex !== undefined) return `regex=${python(request.regex)}`;
+  if (request.choice !== undefined) return `choices=${python(request.choice)}`;
+  return request.grammar !== undefined ? `rules=${python(request.grammar)}` : "";
 }
 
 function particles(sampler) {

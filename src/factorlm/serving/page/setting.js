@@ -14,15 +14,25 @@ export const SAMPLER = {
   ess: 0.5,
   limit: "end",
 };
+export const FORM = { kind: "free", content: "", stop: [] };
+const LANGUAGES = ["choice", "regex", "json_schema", "grammar"];
 const OPENAI = ["temperature", "top_p"]; // fields of the sampler that stand outside of it in a request
 const POPULATION = ["particles", "resampling", "ess", "limit"];
 const FORMAT = "preset/1";
 
-export function emptySetting() {
-  return { factors: {}, guides: {}, memories: {}, memoryMode: "interpolate", prior: null, sampler: { ...SAMPLER } };
-}
-
 export const copyOf = (value) => JSON.parse(JSON.stringify(value));
+
+export function emptySetting() {
+  return {
+    factors: {},
+    guides: {},
+    memories: {},
+    memoryMode: "interpolate",
+    prior: null,
+    sampler: { ...SAMPLER },
+    form: copyOf(FORM),
+  };
+}
 
 /** A fader of a setting, made if it is not there; `unit` is "strength", "exponent" or "weight". */
 export function faderOf(setting, shelf, name, unit = "strength") {
@@ -51,6 +61,40 @@ export function audible(setting) {
 const isEmpty = (object) => Object.keys(object).length === 0;
 const mapped = (object, change) => Object.fromEntries(Object.entries(object).map(([k, v]) => [k, change(v)]));
 
+/** Lines that say something. */
+export const linesOf = (text) => text.split("\n").filter((line) => line.trim() !== "");
+
+/** What a form is not fit to be sent for, in a line; empty if it is. */
+export function troubleOf(form) {
+  if (form.kind !== "json_schema" || form.content.trim() === "") return "";
+  try {
+    const schema = JSON.parse(form.content);
+    return schema !== null && typeof schema === "object" && !Array.isArray(schema) ? "" : "A schema is an object { … }.";
+  } catch (error) {
+    return `Not JSON: ${error.message}`;
+  }
+}
+
+/** The formal language that texts must be of, and strings that end them, as a request says them. */
+export function formOf(form) {
+  const body = form.stop.length > 0 ? { stop: [...form.stop] } : {};
+  if (form.kind === "free" || form.content.trim() === "" || troubleOf(form) !== "") return body;
+  if (form.kind === "choice") return { ...body, choice: linesOf(form.content) };
+  if (form.kind !== "json_schema") return { ...body, [form.kind]: form.content };
+  const json_schema = { name: "form", schema: JSON.parse(form.content) };
+  return { ...body, response_format: { type: "json_schema", json_schema } };
+}
+
+/** A form read back from the body of a request. */
+function formIn(body) {
+  const schema = body.response_format?.json_schema?.schema;
+  const said = { ...body, json_schema: schema };
+  const kind = LANGUAGES.find((name) => said[name] !== undefined && said[name] !== null) ?? "free";
+  const content = { free: () => "", choice: (lines) => lines.join("\n"), json_schema: (s) => JSON.stringify(s, null, 2) };
+  const stop = (typeof body.stop === "string" ? [body.stop] : (body.stop ?? [])).map(String);
+  return { kind, content: String((content[kind] ?? ((text) => text))(said[kind])), stop };
+}
+
 /** The part of a request's body that a setting says; what is at its default is left out. */
 export function bodyOf(setting) {
   const heard = audible(setting);
@@ -68,7 +112,7 @@ export function bodyOf(setting) {
   const needed = ([name]) => !OPENAI.includes(name) && (setting.sampler.kind !== "local" || !POPULATION.includes(name));
   const sampler = Object.fromEntries(changed.filter(needed));
   if (!isEmpty(sampler)) body.sampler = { kind: setting.sampler.kind, ...sampler };
-  return body;
+  return { ...body, ...formOf(setting.form ?? FORM) };
 }
 
 /** A whole request: what is common to both settings, the setting, and the words. */
@@ -131,6 +175,7 @@ export function settingOf(preset, known, check = (_shelf, _name, value, unit) =>
     const value = OPENAI.includes(name) ? preset[name] : preset.sampler?.[name];
     if (typeof value === typeof standard) setting.sampler[name] = value;
   }
+  setting.form = formIn(preset);
   for (const name of Object.keys(COMMON)) if (Number.isInteger(preset[name])) common[name] = preset[name];
   return { setting, common, notes };
 }
