@@ -221,7 +221,7 @@ def test_facts_from_a_file(tmp_path: Path) -> None:
     path.write_text('{"subject": "Lyon", "prompt": "The twin of Lyon is", "target_new": "Manila", "case_id": 4}\n')
     assert read_facts(path) == [EditFact(subject="Lyon", prompt="The twin of {} is", target="Manila")]
     path.write_text('{"subject": "Lyon", "prompt": "The twin of Paris is", "target_new": "Manila"}\n')
-    with pytest.raises(InputError, match="line 1 of .* needs its subject"):
+    with pytest.raises(InputError, match=r"line 1 of .* needs its subject"):
         read_facts(path)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from factorlm import __version__
 from factorlm.cli import (
+    ask,
     bench,
     corpus,
     evaluate,
@@ -21,6 +22,7 @@ from factorlm.cli import (
     index,
     models,
     prior,
+    redteam,
     score,
     search,
     serve,
@@ -39,8 +41,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("generate")(generate.generate)
+app.command("ask")(ask.ask)
 app.command("score")(score.score)
 app.command("search")(search.search)
+app.command("redteam")(redteam.redteam)
 app.add_typer(factor.app, name="factor", help="List, show, train, make and verify factors.")
 app.add_typer(
     prior.app, name="prior", help="A distribution over models: learn it, draw from it, update it by evidence, tilt it."
@@ -53,7 +57,9 @@ app.add_typer(
     flywheel.app, name="flywheel", help="From use to better factors: collect, train, test, promote, roll back."
 )
 app.add_typer(corpus.app, name="corpus", help="Corpora of any size scored and filtered, here or on a cluster.")
-app.add_typer(models.app, name="models", help="List and fetch the models that are known by name.")
+app.add_typer(
+    models.app, name="models", help="Models known by name: list, fetch; write facts into a model, and take them back."
+)
 app.add_typer(evaluate.app, name="eval", help="Measure compositions: suites, judges, tasks, claims.")
 app.add_typer(bench.app, name="bench", help="Measure speed on this machine, as ratios within one run.")
 

@@ -1,4 +1,4 @@
-"""factorlm models: list and fetch the models that are known by name."""
+"""factorlm models: the models that are known by name, and facts written into models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
+from factorlm.cli import models_edit
+
 app = typer.Typer(no_args_is_help=True)
+app.command("edit")(models_edit.edit)
+app.command("edits")(models_edit.list_edits)
+app.command("unedit")(models_edit.unedit)
 
 
 @app.command("list")

@@ -77,7 +77,7 @@ class UnboundHead(Unbound):
 
     def bind(self, lm: CausalLM) -> Head:
         """See Unbound."""
-        if self.encoder.fingerprint != lm.fingerprint:
+        if self.encoder.fingerprint not in (lm.fingerprint, lm.base_fingerprint):
             raise IncompatibleError(
                 f"factor {self.name!r} needs the encoder {self.encoder.name} ({self.encoder.fingerprint}), got "
                 f"{lm.name} ({lm.fingerprint}); use that model or train the factor for this one"

@@ -36,6 +36,8 @@ class CausalLM(Factor):
     All its methods may be called by several parts of a composition on the same tokens: the work is done once.
     """
 
+    base_fingerprint: str | None = None  # of the model whose heads fit too, where this is that with facts written in
+
     def __init__(
         self, model: Any, tokenizer: Any, *, name: str, start_ids: tuple[int, ...], end_ids: tuple[int, ...]
     ) -> None:

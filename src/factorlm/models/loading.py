@@ -74,6 +74,8 @@ def read_model(name: str, *, dtype: str = "auto", device: str = "auto", is_local
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if (Path(name) / "edit.json").is_file():
+        return _edited(name, dtype, device)
     folder = folder_of_model(name)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     number = _number_format(dtype, place)
@@ -91,6 +93,13 @@ def read_model(name: str, *, dtype: str = "auto", device: str = "auto", is_local
     lm = CausalLM(model, tokenizer, name=name, start_ids=start_ids, end_ids=end_ids)
     lm.check_unembedding()
     return lm
+
+
+def _edited(name: str, dtype: str, device: str) -> CausalLM:
+    """A model with facts written into it: its base, and changes beside some of the base's weights."""
+    from factorlm.models.editing.artefact import EDITS, Edits
+
+    return Edits.load(name, load_present(EDITS.read_card(name).base, dtype=dtype, device=device)).model(name)
 
 
 def folder_of_model(name: str) -> str:

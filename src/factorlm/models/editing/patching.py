@@ -41,10 +41,10 @@ def replaced(lm: CausalLM, dense: Mapping[str, Tensor], name: str) -> CausalLM:
         summed = (weight.double() + change.to(weight.device).double()).to(weight.dtype)
         module.weight = nn.Parameter(summed, requires_grad=False)  # type: ignore[union-attr]
     other = lm.with_body(body_of(network), network, name)
-    # The model's own samples a few numbers of each matrix in few bits, and would not see a small change.
-    other.__dict__["fingerprint"] = hashlib.sha256(
-        f"{lm.fingerprint} {weights_hash(other, dense)}".encode()
-    ).hexdigest()[:16]
+    # The model's own fingerprint samples a few numbers of each matrix in few bits, and would not see a small change.
+    digest = hashlib.sha256(f"{lm.fingerprint} {weights_hash(other, dense)}".encode()).hexdigest()
+    other.__dict__["fingerprint"] = digest[:16]
+    other.base_fingerprint = lm.base_fingerprint or lm.fingerprint
     return other
 
 

@@ -138,10 +138,8 @@ def run(
     watched = {site.layer: site for site in (*sites, *([add[0]] if add else []))}
     with _hooks(handle for site in watched.values() for handle in watch(site)):
         hidden_BTD = lm.model.base_model(input_ids=token_BT.clamp(min=0), use_cache=False).last_hidden_state
-    return Seen(
-        *([seen[what, site.layer] for site in sites] for what in ("key", "value", "after")),
-        hidden_BTD,
-    )  # type: ignore[arg-type]
+    key_SBF, value_SBO, after_SBD = ([seen[what, site.layer] for site in sites] for what in ("key", "value", "after"))
+    return Seen(key_SBF, value_SBO, after_SBD, hidden_BTD)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from factorlm.algebra import PAD
 from factorlm.models.causal import CausalLM
 from factorlm.models.editing.facts import PLACE, EditFact, Located, located
+from factorlm.models.editing.own_texts import own_texts
 from factorlm.models.editing.sites import Site, batched, run
 from factorlm.models.progress import Report, quiet
 from factorlm.settings import Config
@@ -67,21 +68,9 @@ class Wanted:
     row_of: list[list[Located]]
 
 
-@torch.no_grad()
 def drawn_prefixes(lm: CausalLM, lengths: Sequence[int], seed: int = 0) -> list[str]:
     """Texts of the model's own, each of so many tokens, to put before prompts."""
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for length in lengths:
-        state = lm.start(torch.tensor([lm.start_ids], device=lm.device))
-        ids: list[int] = []
-        for _ in range(length):
-            prob_V = state.log_weight_BV[0].exp().cpu().double()
-            prob_V[list(lm.vocabulary.end_ids)] = 0
-            ids.append(int(torch.multinomial(prob_V, 1, generator=generator)))
-            state = lm.extend(state, torch.tensor(ids[-1:], device=lm.device))
-        found.append(lm.tokenizer.decode(ids).strip().replace("\ufffd", "") + ". ")
-    return found
+    return [f"{own_texts(lm, 1, length, seed=seed + n)[0]}. " for n, length in enumerate(lengths)]
 
 
 def wanted_values(
