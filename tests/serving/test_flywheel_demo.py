@@ -10,10 +10,10 @@ import pytest
 from factorlm.errors import InputError
 from factorlm.models import CausalLM
 from factorlm.serving.database import Database
-from factorlm.serving.flywheel_ledger import FlywheelSettings, Ledger
-from factorlm.serving.simulated import NAME, Demo, DemoSettings, Written, with_rounds
-from factorlm.serving.simulated_prompts import prompts_shuffled
-from factorlm.serving.simulated_report import write_demo
+from factorlm.serving.flywheel.demo import NAME, Demo, DemoSettings, Written, with_rounds
+from factorlm.serving.flywheel.demo_prompts import prompts_shuffled
+from factorlm.serving.flywheel.demo_report import write_demo
+from factorlm.serving.flywheel.ledger import FlywheelSettings, Ledger
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SETTINGS = DemoSettings(

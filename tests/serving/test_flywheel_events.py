@@ -10,7 +10,7 @@ import pytest
 from factorlm.factors.feedback import from_thumbs
 from factorlm.prior.thumbs import read_thumbs
 from factorlm.serving.database import Database, Feedback
-from factorlm.serving.flywheel_events import (
+from factorlm.serving.flywheel.events import (
     BOTH_THUMBS,
     NEAR_ONES,
     NO_COMPONENT,

@@ -12,8 +12,8 @@ from factorlm.factors.calibration import head_strengths, neutral_states
 from factorlm.factors.feedback import Pair, Preferences, Rated
 from factorlm.factors.head import Head, HeadWeights
 from factorlm.models import CausalLM
-from factorlm.serving.flywheel_canaries import Canaries, loops, toxic_share
-from factorlm.serving.flywheel_gate import (
+from factorlm.serving.flywheel.canaries import Canaries, loops, toxic_share
+from factorlm.serving.flywheel.gate import (
     TASTE,
     Trials,
     accuracy_by_unit,
@@ -24,7 +24,7 @@ from factorlm.serving.flywheel_gate import (
     share_below,
     verdict,
 )
-from factorlm.serving.flywheel_ledger import Evaluation, FlywheelSettings, Guard
+from factorlm.serving.flywheel.ledger import Evaluation, FlywheelSettings, Guard
 
 MakeHead = Callable[..., Head]
 

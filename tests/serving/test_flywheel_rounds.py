@@ -16,11 +16,11 @@ from factorlm.factors.manifest import HeadSettings, LexiconSettings, Manifest
 from factorlm.factors.store import Store, read_manifest
 from factorlm.models import CausalLM
 from factorlm.serving.database import Database, Feedback
-from factorlm.serving.flywheel import Flywheel, bound_head, is_reserved, without_leaks
-from factorlm.serving.flywheel_events import collect
-from factorlm.serving.flywheel_forget import forget, gone, replay, trace
-from factorlm.serving.flywheel_ledger import FlywheelSettings, Ledger, digest_of_keys
-from factorlm.serving.flywheel_report import write_card
+from factorlm.serving.flywheel.events import collect
+from factorlm.serving.flywheel.forget import forget, gone, replay, trace
+from factorlm.serving.flywheel.ledger import FlywheelSettings, Ledger, digest_of_keys
+from factorlm.serving.flywheel.report import write_card
+from factorlm.serving.flywheel.wheel import Flywheel, bound_head, is_reserved, without_leaks
 
 MakeHead = Callable[..., Head]
 LETTERS = "abcdefghijklmnopqrsuvwxy"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from factorlm.errors import InputError
-from factorlm.serving.flywheel_selection import entropy, select
+from factorlm.serving.flywheel.selection import entropy, select
 
 
 class Chosen:

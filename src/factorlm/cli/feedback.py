@@ -43,11 +43,11 @@ def export(
     with opened(state) as database:
         rows = database.feedback(tenant)
     if names is not None:
-        from factorlm.serving.flywheel_events import component_lines
+        from factorlm.serving.flywheel.events import component_lines
 
         lines, left_out = component_lines(rows, names)
     else:
-        from factorlm.serving.flywheel_events import collect
+        from factorlm.serving.flywheel.events import collect
 
         found = collect(rows)
         lines, left_out = [event.line(reweight=reweight) for event in found.events], dict(found.left_out)
@@ -96,9 +96,9 @@ def _train_head(
     from factorlm.factors.store import Store, default_stores
     from factorlm.factors.versions import supersede
     from factorlm.models.loading import load_model
-    from factorlm.serving.flywheel import learn_head, preferences_of
-    from factorlm.serving.flywheel_events import collect
-    from factorlm.serving.flywheel_ledger import FlywheelSettings
+    from factorlm.serving.flywheel.events import collect
+    from factorlm.serving.flywheel.ledger import FlywheelSettings
+    from factorlm.serving.flywheel.wheel import learn_head, preferences_of
 
     store = default_stores()[0]
     store.check_name(name, replace=replace)
@@ -125,7 +125,7 @@ def _tilt(out: Path, state: Path | None, tenant: str | None, prior: Path, temper
     from factorlm.prior import Prior
     from factorlm.prior.files import check_place, read_manifest
     from factorlm.prior.thumbs import of_line, ratings
-    from factorlm.serving.flywheel_events import component_lines
+    from factorlm.serving.flywheel.events import component_lines
 
     check_place(out, replace=replace)
     names = read_manifest(prior).names

@@ -14,8 +14,8 @@ from factorlm.cli.options import Json, Name
 
 if TYPE_CHECKING:
     from factorlm.serving.database import Database
-    from factorlm.serving.flywheel import Flywheel
-    from factorlm.serving.flywheel_ledger import Card, FlywheelSettings
+    from factorlm.serving.flywheel.ledger import Card, FlywheelSettings
+    from factorlm.serving.flywheel.wheel import Flywheel
 
 app = typer.Typer(no_args_is_help=True)
 app.command("demo")(demo)
@@ -42,9 +42,9 @@ def run(
     """
     from factorlm.cli.terminal import console, notes, print_json, progress
     from factorlm.models.loading import load_model
-    from factorlm.serving.flywheel_forget import gone
-    from factorlm.serving.flywheel_ledger import FlywheelSettings
-    from factorlm.serving.flywheel_report import write_card
+    from factorlm.serving.flywheel.forget import gone
+    from factorlm.serving.flywheel.ledger import FlywheelSettings
+    from factorlm.serving.flywheel.report import write_card
     from factorlm.settings import changed
 
     settings = changed(FlywheelSettings(), recipe, assignments)
@@ -81,7 +81,7 @@ def run(
 def show(name: Name, state: State = None, tenant: Tenant = None, as_json: Json = False) -> None:
     """All rounds of a factor."""
     from factorlm.cli.terminal import notes, print_json
-    from factorlm.serving.flywheel_ledger import Ledger
+    from factorlm.serving.flywheel.ledger import Ledger
 
     cards = Ledger.of(state_folder(state), name, tenant).cards()
     if as_json:
@@ -127,9 +127,9 @@ def forget(
     from factorlm.cli.terminal import console, print_json, progress
     from factorlm.errors import InputError
     from factorlm.models.loading import load_model
-    from factorlm.serving.flywheel_forget import forget as delete
-    from factorlm.serving.flywheel_forget import gone
-    from factorlm.serving.flywheel_report import write_card
+    from factorlm.serving.flywheel.forget import forget as delete
+    from factorlm.serving.flywheel.forget import gone
+    from factorlm.serving.flywheel.report import write_card
 
     with opened(state) as database:
         flywheel = _flywheel(name, database, state, tenant)
@@ -166,8 +166,8 @@ def _flywheel(
 ) -> Flywheel:
     """The flywheel of a factor in a tenant's store, or without one in the user's own."""
     from factorlm.factors.store import Store, default_stores
-    from factorlm.serving.flywheel import Flywheel
-    from factorlm.serving.flywheel_ledger import FlywheelSettings, Ledger
+    from factorlm.serving.flywheel.ledger import FlywheelSettings, Ledger
+    from factorlm.serving.flywheel.wheel import Flywheel
     from factorlm.serving.settings import ServerSettings
 
     folder = state_folder(state)
@@ -184,7 +184,7 @@ def _show(cards: list[Card]) -> None:
     from rich.table import Table
 
     from factorlm.cli.terminal import console
-    from factorlm.serving.flywheel_gate import CANDIDATE, IN_USE
+    from factorlm.serving.flywheel.gate import CANDIDATE, IN_USE
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("round")

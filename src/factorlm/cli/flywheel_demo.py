@@ -11,7 +11,7 @@ import typer
 from factorlm.cli.options import Json
 
 if TYPE_CHECKING:
-    from factorlm.serving.simulated import Turn
+    from factorlm.serving.flywheel.demo import Turn
 
 
 def demo(
@@ -36,8 +36,8 @@ def demo(
     from factorlm.cli.terminal import notes, print_json, progress
     from factorlm.errors import UnknownNameError
     from factorlm.models.loading import load_model
-    from factorlm.serving.simulated import SIZES, Demo, sentence_vectors, sentiment_utility, with_rounds
-    from factorlm.serving.simulated_report import write_demo
+    from factorlm.serving.flywheel.demo import SIZES, Demo, sentence_vectors, sentiment_utility, with_rounds
+    from factorlm.serving.flywheel.demo_report import write_demo
     from factorlm.settings import changed
 
     if size not in SIZES:

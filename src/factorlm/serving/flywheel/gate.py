@@ -26,8 +26,8 @@ from factorlm.factors.head import Head, HeadWeights
 from factorlm.factors.preferences import LONGEST_ANSWER, UNEVEN
 from factorlm.models import CausalLM
 from factorlm.models.progress import Report, quiet
-from factorlm.serving.flywheel_canaries import canary_texts, like, loops, toxic_share
-from factorlm.serving.flywheel_ledger import Evaluation, FlywheelSettings, Guard
+from factorlm.serving.flywheel.canaries import canary_texts, like, loops, toxic_share
+from factorlm.serving.flywheel.ledger import Evaluation, FlywheelSettings, Guard
 
 Array = NDArray[np.float64]
 IN_USE, CANDIDATE = "in use", "candidate"

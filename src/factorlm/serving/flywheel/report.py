@@ -22,8 +22,8 @@ from factorlm.evaluation.document import (
 from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.provenance import commit, machine, versions
 from factorlm.evaluation.report import write_report
-from factorlm.serving.flywheel_gate import ACCURACY, CANDIDATE, DIVERGENCE, IN_USE, LOSS
-from factorlm.serving.flywheel_ledger import Card, Evaluation
+from factorlm.serving.flywheel.gate import ACCURACY, CANDIDATE, DIVERGENCE, IN_USE, LOSS
+from factorlm.serving.flywheel.ledger import Card, Evaluation
 
 
 def write_card(cards: Sequence[Card], folder: Path) -> list[Path]:

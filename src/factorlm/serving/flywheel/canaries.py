@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from factorlm.factors.head import Head
 from factorlm.factors.response import continuations, decoded
 from factorlm.models import CausalLM
-from factorlm.serving.flywheel_ledger import FlywheelSettings
+from factorlm.serving.flywheel.ledger import FlywheelSettings
 
 # Of ours: half plain, half such as lead weak models astray.
 PROMPTS = (

@@ -28,9 +28,9 @@ from factorlm.factors.versions import keep, next_version, save_edit, supersede, 
 from factorlm.files import remove_folder
 from factorlm.models import CausalLM
 from factorlm.models.progress import Report, quiet
-from factorlm.serving.flywheel_events import Event, Feedbacks, collect, event_of, firsts
-from factorlm.serving.flywheel_gate import contradicts, evaluate, verdict
-from factorlm.serving.flywheel_ledger import (
+from factorlm.serving.flywheel.events import Event, Feedbacks, collect, event_of, firsts
+from factorlm.serving.flywheel.gate import contradicts, evaluate, verdict
+from factorlm.serving.flywheel.ledger import (
     Card,
     FlywheelSettings,
     Holdout,

@@ -16,10 +16,10 @@ from factorlm.files import remove_folder
 from factorlm.models import CausalLM
 from factorlm.models.fetch import cache_folder
 from factorlm.models.progress import Report, quiet
-from factorlm.serving.flywheel import Flywheel, bound_head, learn_head, now, preferences_of
-from factorlm.serving.flywheel_events import Event, Forgettable, event_of
-from factorlm.serving.flywheel_gate import evaluate
-from factorlm.serving.flywheel_ledger import Card, digest_of_keys, named
+from factorlm.serving.flywheel.events import Event, Forgettable, event_of
+from factorlm.serving.flywheel.gate import evaluate
+from factorlm.serving.flywheel.ledger import Card, digest_of_keys, named
+from factorlm.serving.flywheel.wheel import Flywheel, bound_head, learn_head, now, preferences_of
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from factorlm.evaluation.intervals import Comparison, Estimate
 from factorlm.factors.manifest import NAME_PATTERN
 from factorlm.factors.store import Store
 from factorlm.files import write_whole
-from factorlm.serving.flywheel_events import NEAR, Event
+from factorlm.serving.flywheel.events import NEAR, Event
 from factorlm.settings import Config, explain_validation
 
 CARD, HOLDOUT, LOCK = "card.json", "holdout.json", ".lock"

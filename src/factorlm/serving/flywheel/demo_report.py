@@ -10,7 +10,7 @@ from factorlm.evaluation.document import Cell, Column, Curve, ModelCard, Provena
 from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.provenance import commit, machine, versions
 from factorlm.evaluation.report import write_report
-from factorlm.serving.simulated import DemoSettings, Turn
+from factorlm.serving.flywheel.demo import DemoSettings, Turn
 
 ARMS = {
     "users": "users are asked about what is uncertain and new, and about a random share",

@@ -34,12 +34,12 @@ from factorlm.inference import Model, Sampling
 from factorlm.models import CausalLM
 from factorlm.models.progress import Report, quiet
 from factorlm.serving.database import Database, Feedback
-from factorlm.serving.flywheel import Flywheel, bound_head, is_reserved
-from factorlm.serving.flywheel_events import Event
-from factorlm.serving.flywheel_gate import Trials
-from factorlm.serving.flywheel_ledger import Card, FlywheelSettings, Ledger
-from factorlm.serving.flywheel_selection import RANDOM_SHARE, entropy, select
-from factorlm.serving.simulated_prompts import prompts_shuffled
+from factorlm.serving.flywheel.demo_prompts import prompts_shuffled
+from factorlm.serving.flywheel.events import Event
+from factorlm.serving.flywheel.gate import Trials
+from factorlm.serving.flywheel.ledger import Card, FlywheelSettings, Ledger
+from factorlm.serving.flywheel.selection import RANDOM_SHARE, entropy, select
+from factorlm.serving.flywheel.wheel import Flywheel, bound_head, is_reserved
 from factorlm.settings import Config
 
 Array = NDArray[np.float64]

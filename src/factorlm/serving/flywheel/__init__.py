@@ -1,0 +1,1 @@
+"""From use to better factors: rounds of collecting, training, testing, promoting, and taking back."""
