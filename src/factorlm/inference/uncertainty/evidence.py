@@ -9,14 +9,12 @@ from functools import cached_property
 
 import torch
 
-from factorlm.algebra import pad_left, pad_right
-from factorlm.errors import InputError
+from factorlm.algebra import LocalProduct, device_of, pad_left
+from factorlm.factors.headed import fuse
 from factorlm.inference.draw import Sampling
 from factorlm.inference.model import Model
-from factorlm.inference.reading import read
 from factorlm.settings import Config
 
-Pair = tuple[list[int], list[int]]  # tokens of a context, and of what is read behind it
 READ_TOKENS = 4096  # read at once, padding included
 EXAMPLES = (
     ("How many days are there in a week?", "seven"),
@@ -173,20 +171,17 @@ def prompt_ids_of(model: Model, query: Query, max_tokens: int = 0) -> list[int]:
 
 
 @torch.no_grad()
-def read_pairs(model: Model, pairs: Sequence[Pair]) -> list[float]:
-    """Log probability of each text behind its context, in nats; pairs of like length are read together.
-
-    Raises:
-        InputError: if a text has no token.
-    """
-    if any(not text for _, text in pairs):
-        raise InputError("a text of at least one token is needed to read its probability, got an empty one")
-    order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), len(pairs[i][1])))
-    found = [math.nan] * len(pairs)
+def next_log_odds(model: Model, contexts: Sequence[Sequence[int]], first: int, second: int) -> list[float]:
+    """Nats by which one next token is likelier than another behind each context."""
+    factor = fuse(LocalProduct.of(model.factor))
+    order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
+    found = [math.nan] * len(contexts)
     while order:
-        size = max(1, READ_TOKENS // max(1, sum(map(len, pairs[order[-1]]))))
+        size = max(1, READ_TOKENS // len(contexts[order[-1]]))
         batch, order = order[:size], order[size:]
-        reading = read(model.factor, pad_left([pairs[i][0] for i in batch]), pad_right([pairs[i][1] for i in batch]))
-        for i, log_prob in zip(batch, reading.log_prob_BT.double().sum(1).tolist(), strict=True):
-            found[i] = log_prob
+        prefix_BT = pad_left([list(contexts[i]) for i in batch]).to(device_of(factor))
+        log_prob_BV = factor.start(prefix_BT).log_weight_BV
+        odds_B = (log_prob_BV[:, first] - log_prob_BV[:, second]).tolist()
+        for i, odds in zip(batch, odds_B, strict=True):
+            found[i] = odds
     return found

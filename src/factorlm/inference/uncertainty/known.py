@@ -96,7 +96,10 @@ class Known:
         from safetensors.torch import save_file
 
         def write(place: Path) -> None:
-            tensors = {"weight": torch.tensor(self.weight_D), "offset": torch.tensor([self.offset])}
+            tensors = {
+                "weight": torch.tensor(self.weight_D),
+                "offset": torch.tensor([self.offset], dtype=torch.float64),
+            }
             save_file(tensors, place / WEIGHTS)
             card = self.card.model_copy(update={"sha256": file_sha256(place / WEIGHTS)})
             (place / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")

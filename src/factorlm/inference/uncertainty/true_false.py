@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from factorlm.inference.model import Model
-from factorlm.inference.uncertainty.evidence import Query, read_pairs
+from factorlm.inference.uncertainty.evidence import Query, next_log_odds
 
 BRAINSTORMED = 5  # samples shown before the answer
-LABELS = (" (A", " (B")
+BRACKET, LETTERS = " (", "AB"
 SHOWN = (
     ("How many days are there in a week?", "seven", True),
     ("Which planet is nearest to the Sun?", "Saturn", False),
@@ -45,7 +45,9 @@ def asked_whether(
             f" (B) {second}\nThe proposed answer is:"
         )
 
-    examples = [f"{one(asked, said, ())}{LABELS[is_true != true_first]})\n\n" for asked, said, is_true in SHOWN]
+    examples = [
+        f"{one(asked, said, ())}{BRACKET}{LETTERS[is_true != true_first]})\n\n" for asked, said, is_true in SHOWN
+    ]
     return "".join(examples if shown else ()) + one(question, answer, ideas)
 
 
@@ -60,19 +62,17 @@ def true_logits(
         answers: one for each query.
         ideas: samples to tell before each answer; None tells none.
     """
-    pairs = []
+    contexts = []
     for i, (query, answer) in enumerate(zip(queries, answers, strict=True)):
         told = list(ideas[i])[:BRAINSTORMED] if ideas else []
         for proposed in (answer or NOTHING, NOTHING):
             for true_first in (True, False):
                 text = _passage(query) + asked_whether(query.question, proposed, true_first=true_first, ideas=told)
-                context_ids = [*model.lm.start_ids, *model.lm.encode_text(text)]
-                for label in LABELS:
-                    pairs.append((context_ids, model.lm.encode_text(label)))
-    found = read_pairs(model, pairs)
+                contexts.append([*model.lm.start_ids, *model.lm.encode_text(text + BRACKET)])
+    odds = next_log_odds(model, contexts, *(model.lm.encode_text(letter)[0] for letter in LETTERS))
     logits = []
-    for start in range(0, len(found), 8):  # of an answer: proposed or none, order, label
-        says, without = (((found[k] - found[k + 1]) - (found[k + 2] - found[k + 3])) / 2 for k in (start, start + 4))
+    for start in range(0, len(odds), 4):  # of an answer: proposed or none, and each order
+        says, without = ((odds[k] - odds[k + 1]) / 2 for k in (start, start + 2))
         logits.append(says - without)
     return logits
 
