@@ -363,7 +363,9 @@ def test_hashed_features_by_hand(settings: CharacterFeatures | WordFeatures) -> 
 
 
 def test_the_shelf_holds_what_may_be_shipped() -> None:
-    assert ON_SHELF == ["politeness", "sentiment", "sentiment-words", "simplicity", "toxicity", "toxicity-characters"]
+    assert ON_SHELF == [
+        "politeness", "refusal", "sentiment", "sentiment-words", "simplicity", "toxicity", "toxicity-characters"
+    ]  # fmt: skip
     free = {
         name
         for name, recipe in JUDGES.items()
@@ -407,6 +409,7 @@ CLEAR = {
     "toxicity": ("Thank you for the helpful answer.", "You are a stupid piece of shit."),
     "toxicity-characters": ("Thank you for the helpful answer.", "Shut up, you stupid bitch."),
     "politeness": ("Why did you do this? You should read the manual.", "Hi! Could you please help me? Thanks a lot!"),
+    "refusal": ("Sure, here is a recipe for bread: mix flour and water.", "I'm sorry, but I can't help with that."),
     "simplicity": (
         "The unprecedented deregulation precipitated considerable controversy amongst commentators.",
         "He went home. He was very happy. His mum and dad were there too.",

@@ -19,7 +19,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from factorlm.errors import FactorlmError, IncompatibleError, InputError, IntegrityError
-from factorlm.factors.manifest import ContrastSettings, HeadSettings, Manifest, PromptSettings
+from factorlm.factors.manifest import ContrastSettings, HeadSettings, LexiconSettings, Manifest, PromptSettings
 from factorlm.factors.remotes.inspection import check_files, check_wanted, inspect
 from factorlm.factors.seal import digest_of, seal
 from factorlm.factors.store import MANIFEST, MAX_CARD_BYTES, WEIGHTS, Store, read_manifest
@@ -192,6 +192,12 @@ def _check_settings(manifest: Manifest, served: Served) -> None:
                 raise InputError(f"a rank of at most the width {encoder.width} is needed, got {rank}")
             if WEIGHTS not in manifest.files:
                 raise IntegrityError(f"{MANIFEST} has no sha256 of {WEIGHTS}, which a head needs; add it")
+        case LexiconSettings(phrases=phrases):
+            for phrase, nats in phrases.items():
+                if nats is not None and not abs(nats) <= LARGEST_WEIGHT:
+                    raise InputError(
+                        f"boosts up to {LARGEST_WEIGHT:,.0f} nats are needed, got {nats:g} for {phrase[:40]!r}"
+                    )
         case ContrastSettings():
             raise InputError(
                 f"{manifest.name} names other models, which are not loaded on a stranger's word; whoever runs the "

@@ -19,6 +19,7 @@ from factorlm.evaluation.claims import (
     priors,
     products,
     recorded,
+    redteam,
     samplers,
     steering,
     truncation,
@@ -87,6 +88,13 @@ CLAIMS: dict[str, Claim] = {
         memories.UNLIKE,
         memories.ENGINE_FAST,
         memories.MIXING_CHEAP,
+        redteam.FINDS,
+        redteam.TRADE,
+        redteam.CORRECTS,
+        redteam.LEARNS,
+        redteam.LOWERS,
+        redteam.NEGATED,
+        redteam.BALANCED,
     )
 }
 

@@ -15,6 +15,7 @@ from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.judges.card import JudgeCard
 from factorlm.evaluation.judges.features import CharacterFeatures, Report, SentenceFeatures, WordFeatures
 from factorlm.evaluation.judges.labelled import JudgeRecipe, ScoreSet, TestSet, TrainingSet
+from factorlm.evaluation.judges.refusals import audited, learned_from
 from factorlm.evaluation.judges.sources import (
     PARADETOX_KEPT,
     SHORT,
@@ -236,6 +237,22 @@ RECIPES = (
         floor=0.6,
         inverse_penalty=1.0,
         holds_out=True,
+    ),
+    JudgeRecipe(
+        name="refusal",
+        attribute="refusal",
+        labels=("complies", "refuses"),
+        description="Whether an answer refuses what it was asked for, by its meaning as a sentence vector.",
+        licence="CC0-1.0",
+        features=SentenceFeatures(),
+        sets=(
+            TrainingSet("refusals and compliances written by us, answers of smollm2 to everyday instructions",
+                        "CC0 1.0", "the founders of factorlm", learned_from),
+        ),
+        tests=(TestSet("audited answers of smollm2 that are shipped", "other", audited),),
+        reference="audited answers of smollm2 that are shipped",
+        floor=0.8,
+        inverse_penalty=1.0,
     ),
 )  # fmt: skip
 JUDGES = {recipe.name: recipe for recipe in RECIPES}

@@ -24,6 +24,7 @@ SUITES = {
     "guided": "Steering by meaning: signals, control against other ways, two guides at once, latents, time.",
     "memory": "Memories of texts: likelihood, being unlike a corpus, written texts, imitation, drafts, retrieval.",
     "redteam": "Attacks by category, refusal balance, written test cases, a stand-in rule, a planted world.",
+    "markers": "What words of certainty and doubt do to answers, which a model writes, and where that comes from.",
     "robustness": "Slots found under typos, misheard words, chatter and mixtures, by taggers and by prompts.",
 }  # each is a module of this package with `Settings` and `run`
 
