@@ -23,6 +23,7 @@ SUITES = {
     "prior": "A distribution over models: rival worlds, evidence, real text, steering, layer selection.",
     "guided": "Steering by meaning: signals, control against other ways, two guides at once, latents, time.",
     "memory": "Memories of texts: likelihood, being unlike a corpus, written texts, imitation, drafts, retrieval.",
+    "uncertainty": "How sure a model is of its answers: ranking, calibration, self-knowledge, recalibration.",
     "redteam": "Attacks by category, refusal balance, written test cases, a stand-in rule, a planted world.",
     "markers": "What words of certainty and doubt do to answers, which a model writes, and where that comes from.",
     "robustness": "Slots found under typos, misheard words, chatter and mixtures, by taggers and by prompts.",

@@ -1,0 +1,1 @@
+"""Markers of certainty and doubt in prompts and answers: what they do to accuracy, and where that comes from."""
