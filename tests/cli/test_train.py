@@ -130,3 +130,49 @@ def test_bad_input_ends_in_one_line(case: str, run: Run, files: Path, tiny_folde
     assert len(lines) == 1, ran.err
     assert wanted in lines[0]
     assert '"liked"' not in run("factor", "list", "--json").out
+
+
+def test_a_reward_of_whole_responses_and_what_chooses_by_it(run: Run, files: Path, tiny_folder: Path) -> None:
+    model = ("--model", str(tiny_folder))
+    ran = run("factor", "train", "liked", "--pairs", "pairs.jsonl", "--as", "reward", *model)
+    assert ran.status == 0, ran.err
+    assert "pairs in order" in ran.out
+    assert "--reward liked" in ran.out
+    assert card(run, "liked")["settings"] == {"kind": "reward"}
+    write = ("generate", "the", *model, "--max-tokens", "6", "--json", "--reward", "liked")
+
+    def rewards(*more: str) -> list[float]:
+        ran = run(*write, *more)
+        assert ran.status == 0, ran.err
+        return [json.loads(line)["reward"] for line in ran.out.splitlines()]
+
+    two = ("--sampler", "best-of-n", "--particles", "2", "--n", "8")
+    of_two, of_eight = rewards(*two), rewards("--sampler", "best-of-n", "--particles", "8", "--n", "2")
+    assert sum(of_eight) / 2 > sum(of_two) / 8
+    particles = ("--sampler", "smc", "--particles", "16", "--n", "3", "--limit", "cut", "--max-tokens", "8")
+    strong, weak = (rewards(*particles, "--beta", beta) for beta in ("0.1", "100"))
+    assert sum(strong) > sum(weak)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--reward", "liked"), "--reward judges whole texts"),
+        (("--sampler", "best-of-n"), "chooses by a reward, got none"),
+        (("--reward", "positive", "--sampler", "smc", "--beta", "0"), "positive --beta"),
+        (("--reward", "positive", "--sampler", "best-of-n"), "works token by token"),
+        (("--reward", "positive^2", "--sampler", "best-of-n"), "NAME or NAME=WEIGHT"),
+    ],
+)
+def test_rewards_that_cannot_choose(run: Run, tiny_folder: Path, words: tuple[str, ...], complaint: str) -> None:
+    ran = run("generate", "the", "--model", str(tiny_folder), "--max-tokens", "2", *words)
+    assert (ran.status, len(ran.err.splitlines())) == (2, 1), ran.err
+    assert complaint in ran.err
+
+
+def test_only_preferences_teach_rewards(run: Run, files: Path, tiny_folder: Path) -> None:
+    texts = ("--positive", "good.txt", "--negative", "bad.txt")
+    ran = run("factor", "train", "liked", *texts, "--as", "reward", "--model", str(tiny_folder))
+    assert ran.status == 2
+    assert "--as reward is for --pairs and --thumbs" in ran.err
+    assert run("factor", "train", "liked", "--pairs", "pairs.jsonl", "--as", "rewrd").status == 2

@@ -14,6 +14,8 @@ from factorlm.factors.reward import Reward, RewardWeights, mean_states
 from factorlm.factors.reward_training import LENGTH_CORRELATION, train_reward
 from factorlm.factors.store import Store, load
 from factorlm.factors.training import Description
+from factorlm.inference.draw import Sampling, generator_of
+from factorlm.inference.particles import Particles, sample_particles
 from factorlm.models import CausalLM
 
 ABOUT = Description(name="likes-a", description="", label="", licence="CC0-1.0", sources=())
@@ -93,3 +95,43 @@ def test_scaling_scales_rewards() -> None:
     mean_BD = torch.tensor([[1.0, 1.0], [0.0, 3.0]])
     torch.testing.assert_close(weights.scaled(2.0)(mean_BD), 2 * weights(mean_BD))
     assert weights(mean_BD).tolist() == [2.5, 5.5]
+
+
+def test_the_weight_of_a_text_is_its_reward_however_it_is_read(tiny_lm: CausalLM, planted_D: torch.Tensor) -> None:
+    reward = Reward("r", tiny_lm.vocabulary, RewardWeights(planted_D, 0.3), tiny_lm)
+    prefix, text = tuple(tiny_lm.start_ids), (*tiny_lm.encode_text(" a b c"), tiny_lm.vocabulary.end_ids[0])
+    steps = reward.score(torch.tensor([prefix]), torch.tensor([text]))
+    assert float(steps.sum()) == pytest.approx(reward.finished(prefix, text), abs=1e-6)
+    assert reward.unfinished(prefix, ()) == 0
+    assert reward.unfinished(prefix, text[:3]) == reward.finished(prefix, text[:2])
+    assert reward.unfinished(prefix, text[:4]) == reward.finished(prefix, text[:4])
+    assert reward.finished(prefix, text[-1:]) == 0
+
+
+def test_particles_with_a_reward_estimate_z_without_bias(tiny_lm: CausalLM, planted_D: torch.Tensor) -> None:
+    """Looking ahead changes what is kept, not what is estimated."""
+    reward = Reward("r", tiny_lm.vocabulary, RewardWeights(0.2 * planted_D, 0.0), tiny_lm)
+    factor, prompt = tiny_lm * reward, [*tiny_lm.start_ids, *tiny_lm.encode_text("the")]
+    first_V = tiny_lm.start(torch.tensor([prompt])).log_weight_BV[0].double()
+    ends, first = set(tiny_lm.vocabulary.end_ids), range(len(first_V))
+    rows, weights = [], []
+    after = tiny_lm.start(torch.tensor([prompt] * len(first_V)))
+    after_VV = tiny_lm.extend(after, torch.arange(len(first_V))).log_weight_BV.double()
+    for one in first:
+        for other in first:
+            row, weight = ((one,), first_V[one]) if one in ends else ((one, other), first_V[one] + after_VV[one, other])
+            rows.append(row)
+            weights.append(float(weight))
+            if one in ends:
+                break
+    values = torch.tensor(reward.of([tuple(prompt)] * len(rows), rows), dtype=torch.float64)
+    log_z = float((torch.tensor(weights, dtype=torch.float64) + values).logsumexp(0))
+    runs = 60
+    populations = sample_particles(
+        factor, [prompt] * runs, [generator_of(0, [], n) for n in range(runs)], max_tokens=2,
+        particles=Particles(number=8, limit="cut", threshold=0.9), sampling=Sampling(),
+    )  # fmt: skip
+    ratio_R = torch.tensor([p.log_z - log_z for p in populations], dtype=torch.float64).exp()
+    error = float(ratio_R.std()) / runs**0.5
+    assert abs(float(ratio_R.mean()) - 1) < 4 * error  # false alarm rate below 1e-4
+    assert error < 0.2

@@ -96,7 +96,7 @@ def test_a_learned_twist_leads_particles_to_what_the_judge_likes(tiny_lm: Causal
     """log Z is unbiased either way, and the mean of its log, a lower bound, is nearer to it with the twist."""
     factor = judged(tiny_lm)
     twist = learn_twist(factor, [PROMPT], max_tokens=4, number=1024, loss=loss, limit="cut", seed=3)
-    assert twist.gain > {"ctl": 0.1, "fudge": 0.005}[loss]
+    assert twist.gain > {"ctl": 0.1, "fudge": 0.005, "mean": 0.02}[loss]
     assert twist.ridge < math.inf
     assert 4 < twist.effective_size < 1024
     plain, led = run(factor, None, 1), run(factor, twist.head, 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from factorlm.cli import faders, guiding, remembering
+from factorlm.cli import faders, guiding, remembering, rewarding
 from factorlm.cli import generate_options as options
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from factorlm.inference import Model, ModelDraft, Response, Sampling
     from factorlm.inference.drafts import Draft
 
-SAMPLERS = ("local", "smc", "importance", "metropolis")
+SAMPLERS = ("local", "smc", "importance", "metropolis", rewarding.BEST_OF_N)
 DRAFTS = ("lookup", "base")
 UNSURE = (
     "tokens before which components disagreed most, in nats (within: given the model; between: which model), and "
@@ -49,6 +49,8 @@ def generate(
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=0, help="Most tokens of a text.")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Of all randomness.")] = 0,
     sampler: options.Sampler = "local",
+    reward: options.Reward = [],  # noqa: B006
+    beta: options.Beta = 0.5,
     particles: options.Particles = 16,
     resampling: options.Resampling = "stratified",
     ess: options.Ess = 0.5,
@@ -85,7 +87,9 @@ def generate(
 
     if sampler not in SAMPLERS:
         raise UnknownNameError.of("sampler", sampler, SAMPLERS)
-    population = particles_of(sampler, particles, resampling, ess, limit)
+    rewarding.check(reward, beta, sampler)
+    is_best = sampler == rewarding.BEST_OF_N
+    population = particles_of("local" if is_best else sampler, particles, resampling, ess, limit)
     if draft not in DRAFTS:
         raise UnknownNameError.of("draft", draft, DRAFTS)
     memories, passages = remembering.split(remembering.parse(memory, memory_mode), memory_mode) if memory else ([], [])
@@ -94,15 +98,15 @@ def generate(
         raise InputError("--memory-mode draft and --draft base both guess ahead; leave one out")
     if draft != "lookup" and not speculate:
         raise InputError(f"--draft {draft} is for --speculate, which was not given; add it")
-    if (speculate or drafting) and population is not None:
+    if (speculate or drafting) and sampler != "local":
         raise InputError(f"--speculate is for the local sampler, got --sampler {sampler}; leave one out")
     is_guided = guiding.is_wanted(guide, meanings)
-    if is_guided and (chat or population is not None or draft == "base"):
+    if is_guided and (chat or sampler != "local" or draft == "base"):
         raise InputError(
             "--guide continues a text with the local sampler; leave out --chat, --sampler and --draft base"
         )
     if twist and population is None:
-        raise InputError("--twist leads particles, got --sampler local; take --sampler smc")
+        raise InputError(f"--twist leads particles, got --sampler {sampler}; take --sampler smc")
     choices = faders.chosen(faders.parse_targets(target))
     leading = faders.parse(twist)
     wish = guiding.Wish(guiding.parse(guide), meanings, decoder, emphasis, meaning_steps, meaning_particles)
@@ -129,27 +133,40 @@ def generate(
     composed = remembering.with_passages(composed, passages, prompt, notes)
     if language is not None:
         composed = composed * language
+    rewards = rewarding.rewards_of(reward, composed)
+    if rewards is not None and population is not None:
+        for rewarded in rewards.factors(beta):
+            composed = composed * rewarded
     with_explanation = explain or html is not None
     prior = guiding.prior_of(composed, wish) if is_guided else None
     if prior is not None:
         composed, proposal = prior.planned(prompt, n=n, seed=seed, apart=with_explanation)
     guesses = remembering.draft(composed, drafting) or (_guesses(composed, draft) if speculate else None)
-    if n == 1 and not as_json and population is None:
+    if n == 1 and not as_json and sampler == "local":
         response = _stream(composed, prompt, max_tokens, seed, sampling, chat, explain, with_explanation, guesses)
         responses = [response] if prior is None else prior.with_plans([response], proposal)
         if explain and responses[0].plan is not None:
             guiding.show_plan(responses[0].plan)
     else:
-        with progress() as report:
-            responses = composed.generate(
-                prompt, n=n, max_tokens=max_tokens, seed=seed, sampling=sampling, chat=chat, explain=with_explanation,
-                particles=population, draft=guesses, twist=_product(plain, leading),
-                report=report if population else quiet,
+        if rewards is not None and is_best:
+            responses = rewarding.best(
+                composed, prompt, rewards, of=particles, n=n, max_tokens=max_tokens, seed=seed, sampling=sampling,
+                chat=chat, explain=with_explanation,
             )  # fmt: skip
+        else:
+            with progress() as report:
+                responses = composed.generate(
+                    prompt, n=n, max_tokens=max_tokens, seed=seed, sampling=sampling, chat=chat,
+                    explain=with_explanation, particles=population, draft=guesses, twist=_product(plain, leading),
+                    report=report if population else quiet,
+                )  # fmt: skip
         responses = responses if prior is None else prior.with_plans(responses, proposal)
         for number, response in enumerate(responses, 1):
             if as_json:
-                print_json(as_object(composed, response, seed))
+                found = as_object(composed, response, seed)
+                if rewards is not None:
+                    [found["reward"]] = rewards([response.prompt_ids], [response.token_ids])
+                print_json(found)
             else:
                 _show(composed, response, number, explain)
     if language is not None and any(response.finish_reason == "length" for response in responses):

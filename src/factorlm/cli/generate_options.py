@@ -69,8 +69,21 @@ Choice = Annotated[list[str], language_option("--choice", help="A text to choose
 Sampler = Annotated[
     str,
     sampler_option(
-        "--sampler", help="local: normalised at each token; smc, importance or metropolis: over texts, with particles."
+        "--sampler",
+        help="local: normalised at each token; smc, importance or metropolis: over texts, with particles; best-of-n: "
+        "the best of so many texts by --reward.",
     ),
+]
+Reward = Annotated[
+    list[str],
+    sampler_option(
+        "--reward",
+        help="NAME or NAME=WEIGHT: a reward of whole responses, with --sampler best-of-n or smc; several add up.",
+    ),
+]
+Beta = Annotated[
+    float,
+    sampler_option("--beta", help="With particles rewards weigh exp(reward / beta); best-of-n has no use for it."),
 ]
 Particles = Annotated[int, sampler_option("--particles", min=2, help="Texts that each text is drawn from.")]
 Resampling = Annotated[str, sampler_option("--resampling", help="stratified, systematic, residual or multinomial.")]

@@ -3,9 +3,11 @@
 The response is read behind its prompt, the encoder's last hidden states after its tokens are averaged, and r is linear
 in the mean. Being no sum over tokens it cannot be multiplied in token by token as a head can: it judges finished texts,
 so the best of n texts can be chosen by it, or particles weighed by exp(r / beta), the exponent being 1 / beta.
+Particles are led by the reward of what was written so far, asked for anew whenever the text has doubled; without that
+a text that ends early would carry its whole reward against texts that carry none yet.
 
-Source: reward models, Stiennon et al. (2020), arXiv:2009.01325; the optimum of reward less beta times divergence as a
-product, Korbak et al. (2022), arXiv:2205.11275.
+Sources: reward models, Stiennon et al. (2020), arXiv:2009.01325; the optimum of reward less beta times divergence as a
+product, Korbak et al. (2022), arXiv:2205.11275; rewards of beginnings, Mudgal et al. (2024), arXiv:2310.17022.
 """
 
 # Axes: B texts, D width, T time.
@@ -85,11 +87,24 @@ class Reward(SequenceFactor):
             self.remembered[key] = self.of([prefix], [text])[0]
         return self.remembered[key]
 
+    def unfinished(self, prefix: Tokens, text: Tokens) -> float:
+        """See SequenceFactor: the reward of the first 1, 2, 4, ... tokens, as many as there are."""
+        return self.finished(prefix, text[: 1 << (len(text).bit_length() - 1)]) if text else 0.0
+
     def of(self, prefixes: Sequence[Tokens], texts: Sequence[Tokens], report: Report = quiet) -> list[float]:
         """Rewards, in nats, of responses in tokens behind prompts in tokens; 0 of a response without any."""
         ends = self.tokens.end_ids
         rows = [tuple(token for token in text if token not in ends) for text in texts]
-        return self.weights(mean_states(self.lm, prefixes, rows, report)).tolist() if rows else []
+        found = self.weights(mean_states(self.lm, prefixes, rows, report)).tolist() if rows else []
+        return [value if row else 0.0 for value, row in zip(found, rows, strict=True)]
+
+    def _weights(self, prefix: Tokens, text: Tokens) -> list[float]:
+        """All of the weight at the end: a next token's share of it would cost a reading for each of the vocabulary."""
+        weights = [0.0] * self.tokens.size
+        if not any(token in self.tokens.end_ids for token in text):
+            for token in self.tokens.end_ids:
+                weights[token] = self.finished(prefix, (*text, token))
+        return weights
 
 
 @torch.no_grad()

@@ -4,10 +4,12 @@ A twist guesses psi_t(x_1..x_t), up to a constant of t the expected weight of th
 log psi_t is the sum of a head's potentials, sum_s e_{x_s} . c, so it is one more head file, costs nothing to read, and
 leads both particles (which take it back at the end) and plain decoding (which does not).
 
-Two losses, both convex in c. "ctl", contrastive (Zhao et al., 2024, arXiv:2404.17546): sum_t KL(sigma_t || pi_t), where
-sigma_t is what the product makes of the first t tokens, and pi_t ∝ (what was drawn) psi_t; both are estimated on texts
-drawn from the local product, weighed and not resampled. "fudge" (Yang and Klein, 2021, arXiv:2104.05218): at every
-prefix, cross entropy of the whole text's weight, scaled to at most 1, as the probability of a label.
+Three losses, all convex in c. "ctl", contrastive (Zhao et al., 2024, arXiv:2404.17546): sum_t KL(sigma_t || pi_t),
+where sigma_t is what the product makes of the first t tokens, and pi_t ∝ (what was drawn) psi_t; both are estimated on
+texts drawn from the local product, weighed and not resampled. "fudge" (Yang and Klein, 2021, arXiv:2104.05218): at
+every prefix, cross entropy of the whole text's weight, scaled to at most 1, as the probability of a label. "mean",
+controlled decoding (Mudgal et al., 2024, arXiv:2310.17022): at every prefix, squared error of the whole text's log
+weight, whose plain expectation it learns; that is the logarithm of the expected weight to first order only.
 """
 
 # Axes: B texts of one prompt, D width, T time.
@@ -41,7 +43,7 @@ RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # nats for a unit of |g|^2 / 2,
 MOST_STEPS = 40  # of the search for each penalty; the next goes on from there
 ENOUGH = 4.0  # effective texts of a prompt, below which nothing can be learned from it
 PLAIN = Sampling()
-Loss = Literal["ctl", "fudge"]
+Loss = Literal["ctl", "fudge", "mean"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Twist:
         head: to be given as `twist` to samplers with particles; its exponent one is what was learned.
         ridge: penalty that did best on texts held out; infinite where nothing was learned.
         gain: nats per token by which it brings what is drawn nearer to the target, on texts held out ("ctl"), or by
-            which it foretells the label ("fudge").
+            which it foretells the label ("fudge"), or half the squared error that it spares ("mean").
         effective_size: of the texts it was learned from, mean over prompts, in [1, number].
         num_texts: that it was learned from.
     """
@@ -196,8 +198,7 @@ def fudge_loss(bias_D: Tensor, batch: Drawn) -> tuple[Tensor, Tensor]:
 
     A label is the weight of the whole text beyond that of its tokens, over the largest of them.
     """
-    last_B = batch.log_partial_BT.gather(1, (batch.goes_on_BT.sum(1, keepdim=True) - 1).clamp(min=0))[:, 0]
-    label_B = batch.log_weight_B - torch.where(batch.goes_on_BT.any(1), last_B, 0.0)
+    label_B = _judged(batch)
     label_B = (label_B - label_B.max()).exp()
     share_BT = torch.where(batch.goes_on_BT, batch.log_partial_BT, -torch.inf).softmax(0).nan_to_num()
     mean = (share_BT * label_B[:, None]).sum() / share_BT.sum().clamp(min=1e-300)
@@ -212,7 +213,32 @@ def fudge_loss(bias_D: Tensor, batch: Drawn) -> tuple[Tensor, Tensor]:
     return (share_BT * value_BT).sum() / count, pull_BT.flatten() @ batch.sum_BTD.flatten(0, 1) / count
 
 
-LOSSES = {"ctl": ctl_loss, "fudge": fudge_loss}
+def mean_loss(bias_D: Tensor, batch: Drawn) -> tuple[Tensor, Tensor]:
+    """Half the mean squared error of judges' nats at every prefix, less that of a constant guess, and its slope [D].
+
+    Raises:
+        InputError: if a judge makes a text impossible: then there is no mean.
+    """
+    label_B = _judged(batch)
+    if not bool(label_B.isfinite().all()):
+        raise InputError("rewards that are numbers are needed for their mean, got impossible texts; take another loss")
+    share_BT = torch.where(batch.goes_on_BT, batch.log_partial_BT, -torch.inf).softmax(0).nan_to_num()
+    guess_BT = batch.sum_BTD @ bias_D
+    wanted_BT = label_B[:, None] - share_BT.T @ label_B  # each place has a constant of its own
+    error_BT = guess_BT - (share_BT * guess_BT).sum(0) - wanted_BT
+    value = (share_BT * (error_BT.square() - wanted_BT.square())).sum() / 2
+    pull_BT = share_BT * error_BT
+    count = max(1, int(batch.goes_on_BT.any(0).sum()))
+    return value / count, pull_BT.flatten() @ batch.sum_BTD.flatten(0, 1) / count
+
+
+def _judged(batch: Drawn) -> Tensor:
+    """Nats that whole texts weigh beyond their tokens, [B]."""
+    last_B = batch.log_partial_BT.gather(1, (batch.goes_on_BT.sum(1, keepdim=True) - 1).clamp(min=0))[:, 0]
+    return batch.log_weight_B - torch.where(batch.goes_on_BT.any(1), last_B, 0.0)
+
+
+LOSSES = {"ctl": ctl_loss, "fudge": fudge_loss, "mean": mean_loss}
 
 
 @dataclass(frozen=True)
