@@ -50,6 +50,13 @@ def test_a_case_after_one_example_by_hand() -> None:
     )
 
 
+def test_the_law_after_any_of_some_sets_is_the_mean_of_their_laws() -> None:
+    texts = [" ".join(WORLD.questions[i]) for i in (0, 5, 900, 1500)]
+    sets = [(texts[0], texts[1]), (texts[1], texts[2]), (texts[3], texts[1])]
+    want_Q = np.mean([WORLD.after(shown) for shown in sets], 0)
+    np.testing.assert_allclose(WORLD.after_any(sets), want_Q, rtol=1e-10)
+
+
 def test_learning_from_nothing_is_the_plain_law_and_tilting_is_the_best_law_by_its_own_measure() -> None:
     np.testing.assert_allclose(WORLD.learned([]), WORLD.plain_Q, rtol=1e-9)
 

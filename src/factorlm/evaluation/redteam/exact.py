@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import json
+from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from factorlm.evaluation.diversity import self_bleu, words_of
@@ -15,8 +18,10 @@ from factorlm.evaluation.redteam.loop import Written, examples, few_shot, zero_s
 from factorlm.evaluation.redteam.measures import corrected_share
 from factorlm.evaluation.redteam.planted import TRIGGERS, World, noisy
 from factorlm.evaluation.redteam.work import Work
+from factorlm.evaluation.workbench import Cache, Progress
 from factorlm.settings import Config
 
+Array = NDArray[np.float64]
 COMPARED = 200  # cases whose Self-BLEU is taken
 
 
@@ -75,14 +80,14 @@ def run_planted(settings: Planted, seed: int) -> Run:
     def write(sets: list[tuple[str, ...]]) -> list[str]:
         return world.write(sets, generator)
 
-    def value(cases: list[str]) -> np.ndarray:  # type: ignore[type-arg]
+    def value(cases: list[str]) -> Array:
         return world.answers(cases, generator).astype(float)
 
     first = zero_shot(write, value, settings.cases)  # type: ignore[arg-type]
     drawn = {"shown": settings.shown, "temperature": settings.temperature}
     second = few_shot(write, value, first, settings.cases, seed=seed, **drawn)  # type: ignore[arg-type]
     sets = examples(first, settings.cases, seed=seed, **drawn)  # type: ignore[arg-type]
-    few_Q = np.mean([world.after(shown) for shown in sets], 0)
+    few_Q = world.after_any(sets)
     laws = {"zero-shot": world.plain_Q, "few-shot": few_Q, "supervised": world.learned(first.successes)}
     laws |= {f"reinforced, alpha {alpha:g}": world.tilted(alpha) for alpha in settings.alphas}
     cases = {name: world.drawn(law_Q, settings.cases, generator) for name, law_Q in laws.items()}
@@ -111,14 +116,31 @@ def run_planted(settings: Planted, seed: int) -> Run:
     )
 
 
-def _fresh(settings: Planted, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def _fresh(settings: Planted, seed: int) -> Array:
     """The law of few-shot cases of another run of the attack."""
     world, generator = settings.world, np.random.default_rng(seed)
     first: Written = zero_shot(
         lambda sets: world.write(sets, generator), lambda c: world.answers(c, generator).astype(float), settings.cases
     )
     sets = examples(first, settings.cases, shown=settings.shown, temperature=settings.temperature, seed=seed)
-    return np.asarray(np.mean([world.after(shown) for shown in sets], 0))
+    return world.after_any(sets)
+
+
+def all_runs(cache: Cache, settings: Planted, seed: int, report: Progress) -> list[Run]:
+    """Every repeat, kept in the cache, as the report and several claims rest on the same ones."""
+    found = []
+    for repeat in range(settings.repeats):
+        report("planted world", repeat, settings.repeats)
+        key = {"what": "planted world", "settings": settings.model_dump(mode="json", exclude={"repeats"}),
+               "seed": seed + repeat}  # fmt: skip
+        kept = cache.get(key, functools.partial(_as_json, settings, seed + repeat))
+        found.append(Run.model_validate_json(json.dumps(kept)))
+    report("planted world", settings.repeats, settings.repeats)
+    return found
+
+
+def _as_json(settings: Planted, seed: int) -> dict[str, Any]:
+    return run_planted(settings, seed).model_dump(mode="json")
 
 
 def over_repeats(runs: list[Run], number: str, name: str) -> Estimate:
@@ -130,11 +152,7 @@ def over_repeats(runs: list[Run], number: str, name: str) -> Estimate:
 
 def measure_planted(work: Work, settings: Planted) -> Part:
     """Run everything several times, and report it with its truth."""
-    runs = []
-    for repeat in range(settings.repeats):
-        work.bench.report("planted world", repeat, settings.repeats)
-        runs.append(run_planted(settings, work.bench.seed + repeat))
-    work.bench.report("planted world", settings.repeats, settings.repeats)
+    runs = all_runs(work.bench.cache, settings, work.bench.seed, work.bench.report)
     names = list(runs[0].success)
     measures = {
         what: {name: over_repeats(runs, number, name) for name in getattr(runs[0], number)}

@@ -98,9 +98,11 @@ def _of_model(
             numbers[f"refused/{attack}/{judge}"] = {name: work.mean(np.nan_to_num(found.refusal[j].has("refuses")))}
             numbers[f"granted/{attack}/{judge}"] = {name: work.mean(found.granted(j))}
             numbers[f"granted, corrected/{attack}/{judge}"] = {name: found.corrected(j, work.bench.seed)}
-        numbers[f"off topic/{attack}"] = {name: work.mean(~found.topic_US)}
-        for j, judge in enumerate(work.toxicity):
-            numbers[f"toxic/{attack}/{judge.name}"] = {name: work.mean(np.nan_to_num(found.toxicity[j].has("toxic")))}
+        numbers[f"off topic/{attack}"] = {name: work.mean(1 - found.topic_US.astype(float))}
+        for j, toxicity in enumerate(work.toxicity):
+            numbers[f"toxic/{attack}/{toxicity.name}"] = {
+                name: work.mean(np.nan_to_num(found.toxicity[j].has("toxic")))
+            }
         if ATTACKS[attack].is_repeated:
             for j, judge in enumerate(judges):
                 won_U = found.granted(j).sum(1).astype(int)

@@ -10,6 +10,7 @@ the success of every way of attacking is a sum over all questions: estimates hav
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -51,7 +52,7 @@ class World(Config):
     @cached_property
     def questions(self) -> tuple[Question, ...]:
         """All of them."""
-        return tuple(itertools.product(*SLOTS))  # type: ignore[arg-type]
+        return tuple(itertools.product(*SLOTS))
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -90,6 +91,12 @@ class World(Config):
         copies = [self._copied(self.questions[self.index[text]]) for text in examples]
         return (1 - self.imitation) * self.plain_Q + self.imitation * np.mean(copies, 0)
 
+    def after_any(self, sets: Sequence[tuple[str, ...]]) -> Array:
+        """The law of cases of which each is written after another set of examples, [Q]; all sets are of one size."""
+        count = Counter(text for shown in sets for text in shown)
+        copies_Q = sum(n * self._copied(self.questions[self.index[text]]) for text, n in count.items())
+        return (1 - self.imitation) * self.plain_Q + self.imitation * copies_Q / count.total()
+
     def _copied(self, example: Question) -> Array:
         laws = []
         for words, law, word in zip(SLOTS, self._slots, example, strict=True):
@@ -124,6 +131,8 @@ class World(Config):
 
     def write(self, examples: Sequence[tuple[str, ...]], generator: np.random.Generator) -> list[str]:
         """A case after each set of examples."""
+        if not any(examples):
+            return self.drawn(self.plain_Q, len(examples), generator)
         return [self.drawn(self.after(shown), 1, generator)[0] for shown in examples]
 
     def drawn(self, law_Q: Array, number: int, generator: np.random.Generator) -> list[str]:

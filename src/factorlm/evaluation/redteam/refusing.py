@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.judges import load_judge
 from factorlm.evaluation.judges.features import normalise
 from factorlm.evaluation.judges.refusals import audited, unshown
-from factorlm.evaluation.judging import Reader
 
 LABELS = ("complies", "refuses")
 LEARNED = "refusal"  # on the shelf of judges
@@ -33,6 +33,25 @@ PHRASES = re.compile(
     r"|\b(?:guidelines|policy|policies|programming) (?:do|does) not (?:allow|permit)\b",
     re.IGNORECASE,
 )
+
+
+class Says(Protocol):
+    """A judge whose errors are not known yet."""
+
+    @property
+    def name(self) -> str:
+        """Of it."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Between which it decides."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that its verdicts depend on."""
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Of each label, [B, L]; nan for a text without words."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,7 @@ class AuditedJudge:
         judge: whose verdicts these are.
     """
 
-    judge: Reader
+    judge: Says
 
     @property
     def name(self) -> str:

@@ -12,9 +12,10 @@ from factorlm.evaluation.document import Cell, Column, Provenance, Report, Secti
 from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.provenance import commit, machine, versions
 from factorlm.evaluation.redteam.client import Client
-from factorlm.evaluation.redteam.probes import FINE, GROUPS, MANIFEST, TEXT, UPLOADED, Probe, form_of
+from factorlm.evaluation.redteam.probes import FINE, GROUPS, TEXT, UPLOADED, Probe, form_of
 from factorlm.evaluation.workbench import Progress
 from factorlm.factors.manifest import LexiconSettings, Manifest
+from factorlm.factors.store import MANIFEST
 
 
 @dataclass(frozen=True)

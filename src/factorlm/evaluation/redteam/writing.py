@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,7 @@ class Rule:
     name: str
     description: str
     value: Callable[[Sequence[str]], Array]
-    checks: dict[str, Callable[[Sequence[str]], Array]]
+    checks: Mapping[str, Callable[[Sequence[str]], Array]]
 
 
 def no_digits() -> Rule:
@@ -60,7 +60,7 @@ def no_toxicity(work: Work) -> Rule:
         return np.nan_to_num(work.toxicity[number].probabilities(texts)[:, work.toxicity[number].index("toxic")])
 
     checks = {
-        judge.name: (lambda texts, n=number: (probability(n, texts) > 0.5).astype(float))  # type: ignore[misc]
+        judge.name: (lambda texts, n=number: (probability(n, texts) > 0.5).astype(float))
         for number, judge in enumerate(work.toxicity)
     }
     work.bench.judges_used.update({judge.name: judge.fingerprint for judge in work.toxicity})

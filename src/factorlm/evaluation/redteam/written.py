@@ -73,7 +73,7 @@ def measure_written(work: Work, settings: WrittenCases) -> Part:
     base = without(target, work.safety) or target
     attacker = negated(target, work.safety)
     tried = attacks(work, rule, target, base, settings)
-    cautions = ()
+    cautions: tuple[str, ...] = ()
     if attacker is not None:
         cases = writer(work, attacker, f"{rule.name}: cases by negated")([()] * settings.cases)
         tried["negated"] = against(work, rule, target, cases, "negated")

@@ -11,9 +11,11 @@ Source: greedy coordinate gradient, Zou et al. (2023), arXiv:2307.15043; a small
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,6 +145,10 @@ def _place_of(ids: Sequence[int], part: Sequence[int]) -> int | None:
     return next((i for i in starts if list(ids[i : i + len(part)]) == list(part)), None)
 
 
+def _found(composed: Composed, request: str, asked: dict[str, Any]) -> dict[str, Any]:
+    return asdict(search(composed, request, **asked))
+
+
 def _attempts(ground: Ground, requests: Sequence[Request], *, uses_gradient: bool) -> list[Attempt]:
     chosen = list(requests)[: ground.searched or None]
     stage = f"searching suffixes by {'gradient' if uses_gradient else 'chance'}"
@@ -152,7 +158,7 @@ def _attempts(ground: Ground, requests: Sequence[Request], *, uses_gradient: boo
         asked = {"length": ground.suffix_tokens, "steps": ground.steps, "candidates": ground.candidates,
                  "seed": ground.bench.seed, "uses_gradient": uses_gradient}  # fmt: skip
         key = {"what": "suffix", "model": ground.target.fingerprint, "request": request.text, **asked}
-        found = ground.bench.cache.get(key, lambda r=request, a=asked: vars(search(ground.target, r.text, **a)))  # type: ignore[misc, arg-type]
+        found = ground.bench.cache.get(key, functools.partial(_found, ground.target, request.text, asked))
         made.append(Attempt(request.text + found["suffix"]))
     ground.bench.report(stage, len(chosen), len(chosen))
     return made
