@@ -1,0 +1,1 @@
+"""Measuring uncertainty: graded questions, estimators against errors, self-knowledge, temperature, recalibration."""
