@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,7 @@ class Turn(Config):
         distinct: share of different pairs of words in its texts.
         base_nats: nats per token of its texts under the bare model.
         held_accuracy: of the candidate on held-out choices; None where there was no candidate.
+        seconds: that the round took.
     """
 
     round: int
@@ -118,6 +120,7 @@ class Turn(Config):
     distinct: float
     base_nats: float
     held_accuracy: Estimate | None = None
+    seconds: float = 0.0
 
 
 class Turns(Config):
@@ -174,13 +177,14 @@ class Demo:
                 turns = (self._measured(flywheel, 0, 0, None, report),)
             self._ask_held(database, report)
             while len(turns) <= self.settings.rounds:
-                number = len(turns)
+                number, begun = len(turns), time.monotonic()
                 self._ask(flywheel, database, number, report)
                 done = len(flywheel.ledger.cards())
                 card = flywheel.turn(self.lm, report=report)
                 if card.decision == "waiting" and done == number:  # the round was turned before, and then interrupted
                     card = flywheel.ledger.cards()[-1]
-                turns = (*turns, self._measured(flywheel, number, self._labels(database), card, report))
+                turn = self._measured(flywheel, number, self._labels(database), card, report)
+                turns = (*turns, turn.model_copy(update={"seconds": time.monotonic() - begun}))
                 write_whole(path, Turns(turns=turns).model_dump_json(indent=1) + "\n")
                 report(f"rounds, {self.arm}", number, self.settings.rounds)
         return turns

@@ -71,7 +71,8 @@ def demo_report(found: Mapping[str, Sequence[Turn]], settings: DemoSettings, mod
         measures={"win rate": {arm: turns[-1].win_rate for arm, turns in found.items()}},
         provenance=Provenance(
             command=command, settings=settings.model_dump(mode="json"), seed=settings.seed, data={},
-            judges={"sentiment": "users"}, versions=versions(), machine=machine(), commit=commit(), seconds=0.0,
+            judges={"sentiment": "users"}, versions=versions(), machine=machine(), commit=commit(),
+            seconds=sum(turn.seconds for turns in found.values() for turn in turns),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
     )  # fmt: skip
@@ -92,7 +93,7 @@ def _headline(arm: str, turns: Sequence[Turn], settings: DemoSettings) -> str:
     said = ""
     flipped = [turn for turn in turns if turn.flipped]
     if flipped:
-        said = f" The round of flipped feedback was {flipped[0].decision}."
+        said = f" The round of flipped feedback was {flipped[0].decision}: {flipped[0].reason}."
     return (
         f"{arm}: after {last.round} rounds and {last.labels} choices the composition wins {last.win_rate.value:.1%} of "
         f"comparisons with the bare model ({_interval(last.win_rate)}).{said}"
@@ -108,11 +109,11 @@ def _table(arm: str, turns: Sequence[Turn]) -> Table:
         Column(title="round"), Column(title="choices", form="d"), Column(title="win rate", form=".1%", best="high"),
         Column(title="hidden utility", form=".2f"), Column(title="held out in order", form=".1%"),
         Column(title="distinct-2", form=".2f"), Column(title="base nats per token", form=".2f"),
-        Column(title="decision"), Column(title="in use"),
+        Column(title="in use"), Column(title="decision"),
     )  # fmt: skip
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (f"{t.round}{' (flipped)' if t.flipped else ''}", t.labels, t.win_rate, t.utility, t.held_accuracy, t.distinct,
-         t.base_nats, t.decision or "the bare model", t.version or "—")
+         t.base_nats, t.version or "—", f"{t.decision}: {t.reason}" if t.reason else t.decision or "the bare model")
         for t in turns
     )  # fmt: skip
     return Table(title=f"Rounds, {arm}", columns=columns, rows=rows)
