@@ -61,6 +61,8 @@ def test_commands_run(
             words.append("--replace")  # a page may show two ways of making one factor
         if words[:2] == ["factorlm", "eval"] and words[2] in SUITES:
             words.append("--print-settings")  # suites run in tests/evaluation; here their options must be right
+        if words[:2] == ["factorlm", "redteam"]:
+            words.append("--print-settings")  # tests/evaluation/redteam runs it
         if words[1:3] == ["guide", "fit-model"]:
             words.append("--print-settings")  # learning from so few texts cannot work; tests/cli does it
         seen.update(words[3:4])
