@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
@@ -14,15 +13,23 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from scipy.special import logsumexp
 
 from factorlm.algebra import Power
+from factorlm.evaluation.alignment.arms import (
+    BASE,
+    BEST,
+    DPO,
+    MEAN,
+    PARTICLES,
+    PRIOR,
+    SOFT,
+    WEIGHED,
+    Arm,
+    part_of,
+)
 from factorlm.evaluation.alignment.learned import digest, tuned_adapter
 from factorlm.evaluation.alignment.pool import Weighed, best_of_n, tilted
 from factorlm.evaluation.alignment.sources import Divided
 from factorlm.evaluation.alignment.ways import Read, Writer, numbers_of
-from factorlm.evaluation.diversity import distinct, words_of
-from factorlm.evaluation.document import Block, Column, Scatter, Section, Series, Table
-from factorlm.evaluation.intervals import Estimate, mean_interval
 from factorlm.evaluation.part import Part
-from factorlm.evaluation.priors.tilting import COMPONENTS
 from factorlm.factors.adapter import ratio
 from factorlm.factors.dpo import DpoSettings
 from factorlm.inference.twists import Loss
@@ -30,8 +37,6 @@ from factorlm.settings import Config
 
 Array = NDArray[np.float64]
 Doses = tuple[PositiveFloat, ...]
-BASE, BEST, WEIGHED, PARTICLES = "the model", "best of n", "exp(r/β), weighed", "exp(r/β), particles"
-SOFT, MEAN, DPO, PRIOR = "soft value", "plain expectation", "DPO, re-weighted", COMPONENTS
 
 
 class Frontier(Config):
@@ -70,34 +75,6 @@ class Frontier(Config):
     component_strength: float = 0.3
     temperatures: Doses = (1.0, 0.3, 0.1)
     samples: PositiveInt = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Arm:
-    """One way at one dose; arrays are means over the responses of each prompt.
-
-    Attributes:
-        way: of using the reward.
-        dial: its dose, in words.
-        nats_P: divergence from the model, per response.
-        reward_P: the proxy.
-        judged_P: probability of the wanted label.
-        length_P: tokens.
-        texts: one response to each prompt.
-    """
-
-    way: str
-    dial: str
-    nats_P: Array
-    reward_P: Array
-    judged_P: Array
-    length_P: Array
-    texts: list[str]
-
-    @property
-    def distinct(self) -> float:
-        """Share of different pairs of neighbouring words among those of one response to each prompt."""
-        return distinct([words_of(text) for text in self.texts], 2)
 
 
 def measure_frontier(writer: Writer, settings: Frontier, divided: Divided) -> Part:
@@ -198,73 +175,3 @@ def _components(writer: Writer, settings: Frontier) -> Iterator[Arm]:
         texts = [reads[k].samples[p][0].text for p, k in enumerate(drawn)]
         dial = "uniform" if np.isinf(temperature) else f"T={temperature:g}"
         yield Arm(PRIOR, dial, nats_P, reward_P, judged_P, length_P, texts)
-
-
-def part_of(arms: Sequence[Arm], judge: str, label: str, seed: int) -> Part:
-    """Tables, pictures and measures."""
-    estimates = {
-        what: [mean_interval(getattr(arm, f"{what}_P"), seed=seed) for arm in arms]
-        for what in ("nats", "reward", "judged", "length")
-    }
-    measures: dict[str, dict[str, Estimate]] = {}
-    rows = []
-    for a, arm in enumerate(arms):
-        found = {what: values[a] for what, values in estimates.items()}
-        for what, estimate in found.items():
-            measures.setdefault(f"{what}/{arm.way}", {})[arm.dial] = estimate
-        measures.setdefault(f"distinct/{arm.way}", {})[arm.dial] = Estimate(value=arm.distinct, n=len(arm.texts))
-        rows.append((f"{arm.way}, {arm.dial}", found["nats"], found["reward"], found["judged"], found["length"],
-                     arm.distinct))  # fmt: skip
-    columns = (
-        Column(title="way"),
-        Column(title="nats from the model", form=".2f"),
-        Column(title="reward, nats", form=".2f", best="high"),
-        Column(title=f"{label} by {judge}", form=".1%", best="high"),
-        Column(title="tokens", form=".1f"),
-        Column(title="distinct bigrams", form=".2f"),
-    )
-    note = (
-        "Nats are per response. Best of n is given its bound, log n - (n - 1) / n, and its means over every choice of "
-        "n from the pool; weights over the pool understate divergence where few responses carry them; particles are "
-        "given E[r]/β - log Z with Z from the pool; all others are log ratios of what was written."
-    )
-    blocks: list[Block] = [Table(title="Reward against divergence", columns=columns, rows=tuple(rows), note=note)]
-    for what, title, y_label in (
-        ("reward", "Reward against divergence", "reward (the proxy), nats"),
-        ("judged", f"{label.capitalize()} in the eyes of {judge}", f"probability of {label}"),
-    ):
-        blocks.append(
-            Scatter(
-                title=title,
-                x_label="divergence from the model, nats per response",
-                y_label=y_label,
-                series=tuple(_series(way, arms, estimates["nats"], estimates[what]) for way in _ways(arms)),
-                y_is_percent=what == "judged",
-                best="upper left",
-            )
-        )
-    cautions = ("Divergences of a few nats rest on few prompts; the judge errs, and its errors do not average out.",)
-    return Part((Section(title="Reward against divergence", blocks=tuple(blocks)),), measures,
-                tuple(_headlines(arms, estimates, label)), cautions)  # fmt: skip
-
-
-def _ways(arms: Sequence[Arm]) -> list[str]:
-    return list(dict.fromkeys(arm.way for arm in arms))
-
-
-def _series(way: str, arms: Sequence[Arm], x: Sequence[Estimate], y: Sequence[Estimate]) -> Series:
-    mine = [a for a, arm in enumerate(arms) if arm.way == way]
-    mine.sort(key=lambda a: x[a].value or 0.0)
-    return Series(
-        name=way, x=tuple(x[a] for a in mine), y=tuple(y[a] for a in mine), labels=tuple(arms[a].dial for a in mine),
-        is_reference=way == BASE,
-    )  # fmt: skip
-
-
-def _headlines(arms: Sequence[Arm], estimates: dict[str, list[Estimate]], label: str) -> Iterator[str]:
-    for way in _ways(arms):
-        a = max((a for a, arm in enumerate(arms) if arm.way == way), key=lambda a: estimates["judged"][a].value or 0.0)
-        nats, reward, judged = (estimates[what][a] for what in ("nats", "reward", "judged"))
-        yield (
-            f"{way.capitalize()} ({arms[a].dial}): {label} with probability {judged}, reward {reward}, at {nats} nats."
-        )
