@@ -1,6 +1,7 @@
 """Every Python block and every factorlm command of the README and the docs runs as it is written."""
 
 import contextlib
+import json
 import re
 import shlex
 import subprocess
@@ -54,6 +55,10 @@ def test_commands_run(
     (tmp_path / "reviews.txt").write_text("A fine place.\nA dreadful place.\n")
     rows = [f'{{"text": "{t}", "label": "{k}"}}' for texts, k in ((wry, "wry"), (plain, "plain")) for t in texts]
     (tmp_path / "comments.jsonl").write_text("\n".join(rows))
+    pairs = [
+        {"prompt": f"Note {n}:", "chosen": c, "rejected": r} for n, (c, r) in enumerate(zip(plain, wry, strict=True))
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     seen: set[str] = set()
     for command in commands(page):
         words = shlex.split(command)
