@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factorlm.cli import claim, judge, tasks
+from factorlm.cli import claim, judge, tasks, trust
 from factorlm.evaluation.suites import SUITES
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ for _name in SUITES:
     app.command(_name)(_command(_name))
 app.command("tasks")(tasks.tasks)
 app.command("claim")(claim.claim)
+app.command("trust")(trust.trust)
 app.add_typer(judge.app, name="judge", help="List, show and train the classifiers that measure attributes.")
 
 

@@ -34,7 +34,7 @@ from factorlm.settings import Config
 
 Array = NDArray[np.float64]
 Share = Annotated[float, Field(ge=0, le=1)]
-FIRST, SECOND = "Maybe it is", "Surely it is"  # what they say is no matter; that is the point
+FIRST, SECOND = "Maybe", "Surely"  # what they say must not matter
 
 
 class Planting(Config):
@@ -49,7 +49,7 @@ class Planting(Config):
     """
 
     world: WorldSettings = WorldSettings(subjects=64, relations=2, frequencies=(4, 8, 16, 32))
-    training: Training = Training(width=128, depth=2)
+    training: Training = Training(width=128, depth=2, epochs=8, batch_texts=16)
     often: Share = 0.95
     seldom: Share = 0.6
     strangers: Annotated[int, Field(ge=0)] = 400

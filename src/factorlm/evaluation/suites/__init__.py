@@ -26,6 +26,7 @@ SUITES = {
     "uncertainty": "How sure a model is of its answers: ranking, calibration, self-knowledge, recalibration.",
     "redteam": "Attacks by category, refusal balance, written test cases, a stand-in rule, a planted world.",
     "markers": "What words of certainty and doubt do to answers, which a model writes, and where that comes from.",
+    "fairness": "Whether a planted bias is found again, and how sentences about groups differ in likelihood.",
     "robustness": "Slots found under typos, misheard words, chatter and mixtures, by taggers and by prompts.",
     "editing": "Facts written into weights, what that does to the rest, and what factors do instead.",
     "alignment": "A reward from preferences: best of n, weights, soft values, DPO and priors by what they cost.",

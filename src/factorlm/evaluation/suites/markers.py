@@ -40,7 +40,7 @@ class Settings(Config):
         return cls(
             prompts=Reading(num_questions=200, per_kind=None),
             written=Writing(num_questions=200, taught=600, tried=200),
-            planted=Planting(world=WorldSettings(), training=Training(), strangers=4000),
+            planted=Planting(world=WorldSettings(), training=Training(depth=3, epochs=8), strangers=3000),
         )
 
 
