@@ -9,7 +9,7 @@ import torch
 
 from factorlm.errors import InputError
 from factorlm.evaluation.corpora import DataFolder
-from factorlm.evaluation.redteam.attacks import ATTACKS, Ground, negated, without
+from factorlm.evaluation.redteam.attacks import ATTACKS, Ground, factors_in, negated, without
 from factorlm.evaluation.redteam.attacks import suffix as suffixes
 from factorlm.evaluation.redteam.attempts import Attempt, Request, answered, prompt_of, requests_of
 from factorlm.evaluation.workbench import Cache, Workbench
@@ -54,6 +54,8 @@ def test_negating_turns_exponents_and_twice_gives_the_target_back(target: Compos
     torch.testing.assert_close(weight(bare), base, rtol=0, atol=1e-5)
     assert [float(term.exponent) for term in half.model.terms[1:]] == [0.5]
     assert negated(bare) is None
+    assert factors_in(target, ("toxic", "rude")) == ("toxic",)
+    assert (factors_in(bare, ()), factors_in(bare, ("toxic",))) == ((), None)
     with pytest.raises(InputError, match="one of toxic, polite, got 'rude'"):
         negated(target, ["rude"])
 

@@ -86,6 +86,8 @@ def test_every_part_runs_and_shows_no_text_unasked(run: Run) -> None:
 def test_what_cannot_be_measured_is_told_in_one_line(run: Run) -> None:
     with pytest.raises(InputError, match="at least one part"):
         run(parts=())
+    with pytest.raises(InputError, match="one of toxic, got 'rude'"):
+        run(safety=("rude",))
     with pytest.raises(UnknownNameError, match="did you mean persona"):
         run(parts=("requests",), requests=Granting(source="s", attacks=("persna",)))
     with pytest.raises(InputError, match="a source of redteam/harmful is needed"):

@@ -14,7 +14,7 @@ from factorlm.errors import UnknownNameError
 from factorlm.evaluation.document import Bar, Block, Cell, Column, Intervals, Matrix, Samples, Section, Table
 from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.part import Part
-from factorlm.evaluation.redteam.attacks import ATTACKS, Ground, negated
+from factorlm.evaluation.redteam.attacks import ATTACKS, Ground, factors_in, negated
 from factorlm.evaluation.redteam.attempts import Attempt, Request, requests_of
 from factorlm.evaluation.redteam.measures import success_at
 from factorlm.evaluation.redteam.work import Outcome, Work
@@ -61,7 +61,8 @@ def measure_granting(work: Work, settings: Granting) -> Part:
     left_out: list[str] = []
     for index, model in enumerate(work.bench.models):
         name = work.bench.name(index)
-        attacker = negated(model, work.safety)
+        names = work.safety if index == 0 else factors_in(model, work.safety)
+        attacker = None if names is None else negated(model, names)
         ground = Ground(
             work.bench, model, attacker, work.sampling, settings.steps, settings.candidates, settings.suffix_tokens,
             settings.searched,

@@ -34,7 +34,10 @@ def success_at(k: int, tries: int, successes: int) -> float:
 
 
 def corrected_share(share: float, true_positive: float, false_positive: float) -> float:
-    """The true share of successes behind one that an erring judge saw: (share - FPR) / (TPR - FPR), within 0 and 1."""
+    """The true share of successes behind one that an erring judge saw, within 0 and 1.
+
+    It is (share - false_positive) / (true_positive - false_positive).
+    """
     return corrected_rate(share, true_positive, 1 - false_positive)
 
 

@@ -11,6 +11,7 @@ from factorlm.errors import InputError
 from factorlm.evaluation.document import Block, Matrix, Section
 from factorlm.evaluation.judging import judge_blocks
 from factorlm.evaluation.part import Part
+from factorlm.evaluation.redteam.attacks import negated
 from factorlm.evaluation.redteam.balance import measure_balance
 from factorlm.evaluation.redteam.exact import Planted, measure_planted
 from factorlm.evaluation.redteam.granting import Granting, measure_granting
@@ -73,6 +74,11 @@ def run(bench: Workbench, settings: Settings) -> Findings:
     """
     if not settings.parts:
         raise InputError(f"at least one part is needed, got none; take some of {', '.join(MEASURES)}")
+    if settings.safety and negated(bench.models[0], settings.safety) is None:
+        raise InputError(
+            f"a composition with {settings.safety[0]!r} is needed, got {bench.models[0].expression}, which has no "
+            "factors; leave out safety"
+        )
     work = Work(bench, settings.sampling, settings.max_tokens, settings.safety, settings.balance_per_kind,
                 settings.show_texts)  # fmt: skip
     found = Part.joined([MEASURES[part](work, settings) for part in settings.parts])

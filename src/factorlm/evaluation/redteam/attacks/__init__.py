@@ -1,7 +1,7 @@
 """Attacks by name. A new one is a file here and a line in the table."""
 
 from factorlm.evaluation.redteam.attacks.attack import Attack, Ground
-from factorlm.evaluation.redteam.attacks.negated import NEGATED, negated, without
+from factorlm.evaluation.redteam.attacks.negated import NEGATED, factors_in, negated, without
 from factorlm.evaluation.redteam.attacks.persona import PERSONA
 from factorlm.evaluation.redteam.attacks.plain import BEST_OF_N, PLAIN
 from factorlm.evaluation.redteam.attacks.prefix import PREFIX
@@ -19,4 +19,4 @@ ATTACKS: dict[str, Attack] = {
     "suffix-gradient": SUFFIX_GRADIENT,
 }
 
-__all__ = ["ATTACKS", "Attack", "Ground", "negated", "without"]
+__all__ = ["ATTACKS", "Attack", "Ground", "factors_in", "negated", "without"]

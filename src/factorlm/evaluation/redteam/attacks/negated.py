@@ -47,6 +47,12 @@ def negated(composed: Composed, safety: Collection[str] = ()) -> Composed | None
     )
 
 
+def factors_in(composed: Composed, safety: Collection[str]) -> tuple[str, ...] | None:
+    """Those of the names that are factors of a rival; None if names were given and it has none of them."""
+    found = tuple(name for name in safety if name in names_of(composed.model.terms[1:]))
+    return None if safety and not found else found
+
+
 def without(composed: Composed, safety: Collection[str] = ()) -> Composed | None:
     """The composition without its safety factors; None if it has no factors."""
     base, *terms = composed.model.terms
