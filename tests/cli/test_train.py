@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from factorlm.factors import dpo
+
 Run = Callable[..., Any]
 WORDS = list("abcdefghijk")
 LIKED, OTHER = ("good", "bad")
@@ -168,6 +170,19 @@ def test_rewards_that_cannot_choose(run: Run, tiny_folder: Path, words: tuple[st
     ran = run("generate", "the", "--model", str(tiny_folder), "--max-tokens", "2", *words)
     assert (ran.status, len(ran.err.splitlines())) == (2, 1), ran.err
     assert complaint in ran.err
+
+
+@pytest.mark.skipif(bool(dpo.missing()), reason="needs the extra align")
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_tuned_to_pairs(run: Run, files: Path, tiny_folder: Path) -> None:
+    model = ("--model", str(tiny_folder))
+    ran = run("factor", "train", "tuned", "--pairs", "pairs.jsonl", "--as", "dpo", *model)
+    assert ran.status == 0, ran.err
+    assert "--factor tuned^1" in ran.out
+    assert card(run, "tuned")["settings"] == {"kind": "adapter", "scale": 2.0}
+    (files / "three.txt").write_text("good good a\n")
+    score = json.loads(run("score", "three.txt", "--factor", "tuned^1", "--json", *model).out)
+    assert score["factors"]["tuned"] != 0
 
 
 def test_only_preferences_teach_rewards(run: Run, files: Path, tiny_folder: Path) -> None:
