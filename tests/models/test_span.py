@@ -116,3 +116,11 @@ def test_any_history_equals_plain_tensors(history: list[tuple[str, int, int]], r
             row_R = torch.tensor([size % 2, 0])
             known.append((span.rows(row_R), twin[row_R]))
     assert all(torch.equal(span.view, twin) for span, twin in known)
+
+
+def test_what_a_writer_left_behind_can_be_added_to() -> None:
+    with torch.inference_mode():  # as texts are written
+        span = Span.of(numbers(1, 3), 1)
+    longer = span.append(numbers(1, 2, seed=1), reuse=True)
+    assert torch.equal(longer.view, torch.cat([numbers(1, 3), numbers(1, 2, seed=1)], 1))
+    assert torch.equal(span.view, numbers(1, 3))

@@ -90,7 +90,9 @@ class Span:
         end = self.length + new.shape[self.dim]
         buffer = self.buffer
         is_free = buffer.filled == self.length or (reuse and all(s.length <= self.length for s in buffer.spans))
-        if not is_free or end > buffer.capacity:
+        # What was filled in inference mode, as by writing a text, may not be written to outside of it.
+        is_closed = buffer.storage.is_inference() and not torch.is_inference_mode_enabled()
+        if not is_free or is_closed or end > buffer.capacity:
             buffer = Buffer(self.view, self.dim, max(SMALLEST_CAPACITY, 2 * end))
         buffer.storage.narrow(self.dim, self.length, new.shape[self.dim]).copy_(new)
         buffer.filled = end
