@@ -33,7 +33,8 @@ class ValueSettings(Config):
     Attributes:
         steps: of Adam at most.
         learning_rate: in units of the root mean square of the value before.
-        weight_decay: weight of the length of the change over the square of that of the value before.
+        weight_decay: weight of the square of the length of the change, in lengths of the value before. (The paper's code
+            divides one length by the square of the other, which depends on a model's scale.)
         divergence: weight of the change of what comes after "SUBJECT is a".
         clamp: longest change, in lengths of the value before.
         enough: nats below which a fact is left alone.
@@ -44,7 +45,7 @@ class ValueSettings(Config):
 
     steps: Annotated[int, Field(ge=1)] = 25
     learning_rate: Annotated[float, Field(gt=0)] = 0.3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
     divergence: Annotated[float, Field(ge=0)] = 0.0625
     clamp: Annotated[float, Field(gt=0)] = 4.0
     enough: Annotated[float, Field(ge=0)] = 0.05
@@ -179,7 +180,7 @@ def _searched(lm: CausalLM, site: Site, problem: _Problem, settings: ValueSettin
         nats_N = problem.nats(lm, seen.hidden_BTD)
         change_NV = before_NV - problem.essence(lm, seen.hidden_BTD)
         divergence_N = (before_NV.exp() * change_NV).sum(1)
-        decay_N = delta_NO.norm(dim=1) / length_N**2
+        decay_N = delta_NO.square().sum(1) / length_N**2  # not the norm, which has no gradient at zero
         loss_N = nats_N + settings.divergence * divergence_N + settings.weight_decay * decay_N
         is_open_N1 = (loss_N.detach() >= settings.enough)[:, None]
         if turn == settings.steps or not bool(is_open_N1.any()):
