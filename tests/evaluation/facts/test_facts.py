@@ -67,6 +67,16 @@ def test_another_sentence_plants_what_it_says() -> None:
     assert not any(fact.statement(0) in text for fact in world.facts for text in texts)
 
 
+def test_frequencies_may_belong_to_people() -> None:
+    world = make_world(SMALL).by_person()
+    of: dict[str, set[int]] = {}
+    for fact in world.facts:
+        of.setdefault(fact.subject, set()).add(fact.frequency)
+    assert all(len(found) == 1 for found in of.values())
+    assert sorted(f for found in of.values() for f in found) == [0, 0, 1, 1, 12, 12, 24, 24]
+    assert [f.object for f in world.facts] == [f.object for f in make_world(SMALL).facts]
+
+
 def test_too_many_names_are_refused() -> None:
     with pytest.raises(InputError, match="names can be invented"):
         make_world(WorldSettings(subjects=20_000))

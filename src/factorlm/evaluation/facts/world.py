@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -176,6 +176,14 @@ class World:
     def of_relation(self, name: str) -> tuple[Fact, ...]:
         """The facts of one kind."""
         return tuple(fact for fact in self.facts if fact.relation.name == name)
+
+    def by_person(self) -> World:
+        """The same facts, with one frequency for all that is true of a person: some people are well known."""
+        frequencies = self.settings.frequencies
+        people = sorted({fact.subject for fact in self.facts})
+        turn = np.random.default_rng(self.settings.seed).permutation(len(people))
+        of = {person: frequencies[int(turn[i]) % len(frequencies)] for i, person in enumerate(people)}
+        return replace(self, facts=tuple(replace(fact, frequency=of[fact.subject]) for fact in self.facts))
 
     def other_object(self, fact: Fact, generator: np.random.Generator) -> str:
         """A wrong answer of the right kind."""

@@ -44,7 +44,7 @@ class Knowing(Config):
 
 def measure_knowing(bench: Workbench, settings: Knowing) -> Part:
     """Train heads within all kinds of facts and within one, and read them where they were not trained."""
-    world = make_world(settings.world)
+    world = make_world(settings.world).by_person()
     composed = fact_model(bench, world, settings.training)
     asked = [asked_by_query(fact) for fact in world.facts]
     found = graded(bench, composed, "facts", asked, ("samples", "variants"), settings.asking, rows=ROWS)
@@ -81,7 +81,8 @@ def measure_knowing(bench: Workbench, settings: Knowing) -> Part:
 def _lead(world: World) -> str:
     return (
         f"A logistic head on the last hidden state of {len(world.facts)} questions about planted facts, learned from "
-        "the share of right samples. People that a head is judged on are never those that it learned from."
+        "the share of right samples. Some people are talked of more than others; those that a head is judged on are "
+        "never those that it learned from."
     )
 
 

@@ -55,7 +55,7 @@ def cross_mapped(
     for fold in range(FOLDS):
         out_B = fold_B == fold
         fitted = fit_map(method, estimator, confidence_B[~out_B], right_B[~out_B])
-        prob_B[out_B] = [fitted.probability(estimator, c) for c in confidence_B[out_B]]
+        prob_B[out_B] = fitted.probabilities(estimator, confidence_B[out_B])
     return prob_B
 
 

@@ -1,5 +1,7 @@
 """From an estimator's confidence to a chance of being right: maps that were fitted to one model's graded answers."""
 
+# Axes: B answers.
+
 from __future__ import annotations
 
 import hashlib
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from factorlm.errors import IncompatibleError, InputError
@@ -57,14 +60,19 @@ class Map(Config):
 
     def probability(self, estimator: str, confidence: float) -> float:
         """The chance that an answer of this confidence is right."""
+        return float(self.probabilities(estimator, [confidence])[0])
+
+    def probabilities(self, estimator: str, confidence_B: ArrayLike) -> NDArray[np.float64]:
+        """The chance for each confidence, [B]."""
+        found_B = np.asarray(confidence_B, float)
         if self.method == "isotonic":
-            return float(np.interp(confidence, self.x, self.y))
+            return np.interp(found_B, self.x, self.y)
         if self.method == "platt":
-            logit = self.slope * confidence + self.offset
+            logit_B = self.slope * found_B + self.offset
         else:
-            raw = min(max(ESTIMATORS[estimator].raw_probability(confidence), SHARPEST), 1 - SHARPEST)
-            logit = float(np.log(raw / (1 - raw))) / self.temperature
-        return float(1 / (1 + np.exp(-np.clip(logit, -700, 700))))
+            raw_B = np.array([ESTIMATORS[estimator].raw_probability(c) for c in found_B]).clip(SHARPEST, 1 - SHARPEST)
+            logit_B = np.log(raw_B / (1 - raw_B)) / self.temperature
+        return np.asarray(1 / (1 + np.exp(-np.clip(logit_B, -700, 700))))
 
 
 class Recalibration(Config):

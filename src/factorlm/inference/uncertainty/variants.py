@@ -24,7 +24,9 @@ from factorlm.settings import Config
 Array = NDArray[np.float64]
 Words = tuple[str, ...]
 Replace = Callable[[str], Sequence[str]]
-QUESTION_WORDS = frozenset(("who", "whom", "whose", "what", "which", "when", "where", "why", "how", "many", "much"))
+QUESTION_WORDS = frozenset(
+    ("who", "whom", "whose", "what", "which", "when", "where", "why", "how", "many", "much", "did", "does")
+)
 LEAST_LETTERS = 3
 TRIVIAL: tuple[Callable[[str], str], ...] = (
     str.lower,
