@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 
 from factorlm.errors import InputError
-from factorlm.evaluation.answers import normalized, top_is_right
+from factorlm.evaluation.answers import top_is_right
 from factorlm.evaluation.calibration import auroc, calibration_error, with_interval
 from factorlm.evaluation.document import Bar, Cell, Column, Intervals, Section, Table
 from factorlm.evaluation.intervals import Estimate, mean_interval
@@ -26,6 +26,7 @@ from factorlm.evaluation.suites.capability import read_choices
 from factorlm.evaluation.workbench import Workbench
 from factorlm.inference import Sampling
 from factorlm.settings import Config
+from factorlm.text.comparing import normalized
 
 Array = NDArray[np.float64]
 BATCH = 16

@@ -121,8 +121,9 @@ def _section(dimension: Dimension, records: Records, verdicts: Mapping[str, Clai
             record = verdicts.get(name)
             verdict = _verdict(claim, record)
             cells.append((claim.sentence, verdict, record.outcome.measured if record else "", name))
-        columns = (Column(title="claim"), Column(title="verdict"), Column(title="measured"), Column(title="name"))
-        blocks.append(Table(title="Claims and their verdicts", columns=columns, rows=tuple(cells)))
+        titles = ("claim", "verdict", "measured", "name")
+        heads = tuple(Column(title=title) for title in titles)
+        blocks.append(Table(title="Claims and their verdicts", columns=heads, rows=tuple(cells)))
     suites = [suite for suite in _suites(dimension) if suite in SUITES]
     if suites:
         blocks.append(Prose(text="Measured by " + ", ".join(f"`factorlm eval {suite}`" for suite in suites) + "."))
