@@ -16,7 +16,7 @@ SOUND_ALIKE = (
     ("fair", "fare"), ("way", "weigh"), ("wait", "weight"), ("where", "wear"), ("which", "witch"), ("would", "wood"),
     ("peace", "piece"), ("pair", "pear"), ("mail", "male"), ("sale", "sail"), ("tail", "tale"), ("role", "roll"),
     ("road", "rode"), ("read", "red"), ("blue", "blew"), ("through", "threw"), ("whole", "hole"), ("night", "knight"),
-    ("not", "knot"), ("made", "maid"), ("main", "mane"), ("be", "bee"), ("sent", "cent", "scent"), ("site", "sight"),
+    ("not", "knot"), ("made", "maid"), ("board", "bored"), ("be", "bee"), ("sent", "cent", "scent"), ("site", "sight"),
     ("some", "sum"), ("steak", "stake"), ("steel", "steal"), ("sweet", "suite"), ("their", "they're"), ("tea", "tee"),
     ("time", "thyme"), ("toe", "tow"), ("vain", "vein"), ("waist", "waste"), ("your", "you're"), ("its", "it's"),
     ("i", "eye"), ("in", "inn"), ("past", "passed"), ("rain", "reign"), ("seat", "cede"), ("seen", "scene"),
@@ -37,7 +37,7 @@ SHORT = {
     "tuesday": "tue", "wednesday": "wed", "thursday": "thu", "friday": "fri", "saturday": "sat", "sunday": "sun",
     "minutes": "mins", "hours": "hrs", "people": "ppl", "information": "info", "restaurant": "resto",
     "playlist": "plist", "movie": "mov", "great": "gr8", "later": "l8r", "through": "thru", "though": "tho",
-    "going": "goin", "something": "sth", "from": "frm", "what": "wat",
+    "something": "sth", "from": "frm", "what": "wat",
 }  # fmt: skip
 TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
