@@ -13,6 +13,7 @@ import importlib.util
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -168,7 +169,12 @@ def tune(lm: CausalLM, pairs: Sequence[Pair], settings: DpoSettings, *, seed: in
     Adapter.fresh(lm, LoraSettings(rank=settings.rank, layers=settings.layers))  # complains about unknown layers
     start = time.perf_counter()
     rows = tokens_of(lm, pairs)
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(), torch.enable_grad():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        torch.random.fork_rng(),
+        torch.enable_grad(),
+        warnings.catch_warnings(action="ignore"),  # of libraries to one another
+    ):
         torch.manual_seed(seed)  # PEFT draws an adapter's first values from the global generator
         config = DPOConfig(
             output_dir=folder, beta=settings.beta, label_smoothing=settings.label_smoothing, max_length=None,

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from factorlm.algebra import LocalProduct, Power, pad_left, pad_right
 from factorlm.evaluation.alignment.learned import digest, tuned_adapter
@@ -41,10 +41,17 @@ class Confidence(Config):
         temperatures: that are tried on one half of the texts; the best is used on the other.
     """
 
-    texts: Annotated[int, Field(ge=8)] = 120
+    texts: Annotated[int, Field(ge=8)] = 80
     exponents: tuple[PositiveFloat, ...] = (1.0, 2.0, 4.0)
-    temperatures: tuple[PositiveFloat, ...] = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 2.0, 2.5, 3.0)
+    temperatures: tuple[PositiveFloat, ...] = (0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 2.0, 3.0)
     bins: PositiveInt = 15
+
+    @field_validator("temperatures")
+    @classmethod
+    def _has_one(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
+        if 1.0 not in temperatures:
+            raise ValueError("temperatures need 1.0 among them, where nothing is changed")
+        return temperatures
 
 
 def measure_confidence(

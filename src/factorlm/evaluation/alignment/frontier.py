@@ -60,21 +60,21 @@ class Frontier(Config):
         samples: responses to a prompt of each way that writes its own.
     """
 
-    pool: Annotated[int, Field(ge=2)] = 32
+    pool: Annotated[int, Field(ge=2)] = 24
     best_of: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)
     betas: Doses = (4.0, 2.0, 1.0, 0.5, 0.25)
-    particle_betas: Doses = (1.0, 0.25)
-    particles: Annotated[int, Field(ge=2)] = 16
+    particle_betas: Doses = (0.5,)
+    particles: Annotated[int, Field(ge=2)] = 12
     lead_beta: PositiveFloat = 1.0
-    lead_exponents: Doses = (0.5, 1.0, 2.0)
-    lead_prompts: PositiveInt = 12
-    lead_texts: PositiveInt = 48
+    lead_exponents: Doses = (1.0, 2.0)
+    lead_prompts: PositiveInt = 8
+    lead_texts: PositiveInt = 32
     dpo: DpoSettings = DpoSettings()
-    dpo_exponents: Doses = (0.5, 1.0, 2.0, 4.0)
-    components: tuple[str, ...] = ("polite", "positive", "encyclopedic", "toxic")
+    dpo_exponents: Doses = (1.0, 2.0, 4.0)
+    components: tuple[str, ...] = ("polite", "toxic")
     component_strength: float = 0.3
     temperatures: Doses = (1.0, 0.3, 0.1)
-    samples: PositiveInt = 4
+    samples: PositiveInt = 3
 
 
 def measure_frontier(writer: Writer, settings: Frontier, divided: Divided) -> Part:

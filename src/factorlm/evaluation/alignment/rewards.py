@@ -1,6 +1,6 @@
 """How good rewards are: pairs in order, and what of it is length."""
 
-# Axes: R pairs.
+# Axes: B texts, D width, R pairs.
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveInt
+from torch import Tensor
 
-from factorlm.evaluation.alignment.learned import Learned, learned_reward
+from factorlm.evaluation.alignment.learned import learned_reward
 from factorlm.evaluation.alignment.sources import Source
 from factorlm.evaluation.document import Cell, Column, Section, Table
 from factorlm.evaluation.intervals import Estimate, mean_interval
@@ -19,6 +20,8 @@ from factorlm.evaluation.part import Part
 from factorlm.evaluation.workbench import Workbench
 from factorlm.factors.features import tokenized
 from factorlm.factors.feedback import Pair
+from factorlm.factors.preferences import LONGEST_ANSWER
+from factorlm.factors.reward import mean_states
 from factorlm.models import CausalLM
 from factorlm.settings import Config
 
@@ -47,11 +50,13 @@ def measure_rewards(
     unseen = unseen[: settings.unseen]
     length_2R = _lengths(lm, unseen)
     gained_R = length_2R[0] - length_2R[1]
+    better_RD, worse_RD = _read(bench, lm, unseen)
     arms: list[tuple[str, Array]] = [(f"{SHORTER}, no reward", -gained_R)]
     for number in (*settings.few, len(pairs)):
         for name, is_controlled in ((CONTROLLED, True), (FREE, False)):
             found = learned_reward(bench, lm, source, pairs[:number], is_length_controlled=is_controlled)
-            arms.append((f"{name}, {number} pairs", _gaps(found, lm, unseen)))
+            gap_R = (found.reward.weights(better_RD) - found.reward.weights(worse_RD)).numpy()
+            arms.append((f"{name}, {number} pairs", gap_R))
     rows: list[tuple[Cell, ...]] = []
     measures: dict[str, dict[str, Estimate]] = {}
     for name, gap_R in arms:
@@ -78,19 +83,20 @@ def measure_rewards(
     return Part((Section(title="Rewards and length", blocks=(table,)),), measures, (headline,))
 
 
-def _gaps(found: Learned, lm: CausalLM, pairs: Sequence[Pair]) -> Array:
-    """Reward of the chosen text less that of the rejected one, [R]."""
+def _read(bench: Workbench, lm: CausalLM, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+    """Mean states of the chosen and of the rejected texts, [R, D] each."""
     prefixes = [(*lm.start_ids, *lm.encode_text(pair.prompt)) for pair in pairs]
-    chosen, rejected = (
-        found.reward.of(prefixes, [tuple(row) for row in tokenized(lm, texts)])
+    better, worse = (
+        [tuple(row) for row in tokenized(lm, texts, longest=LONGEST_ANSWER)]
         for texts in ([p.chosen for p in pairs], [p.rejected for p in pairs])
     )
-    return np.array(chosen) - np.array(rejected)
+    mean_BD = mean_states(lm, prefixes * 2, better + worse, bench.report)
+    return mean_BD[: len(pairs)], mean_BD[len(pairs) :]
 
 
 def _lengths(lm: CausalLM, pairs: Sequence[Pair]) -> Array:
     texts = ([p.chosen for p in pairs], [p.rejected for p in pairs])
-    return np.array([[len(row) for row in tokenized(lm, side)] for side in texts], dtype=float)
+    return np.array([[len(row) for row in tokenized(lm, side, longest=LONGEST_ANSWER)] for side in texts], dtype=float)
 
 
 def _correlation(first_R: Array, second_R: Array, seed: int) -> Estimate:

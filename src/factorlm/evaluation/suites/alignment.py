@@ -51,7 +51,7 @@ class Settings(Config):
     pairs: PositiveInt = 800
     tuning_pairs: PositiveInt = 240
     unseen_pairs: PositiveInt = 400
-    prompts: PositiveInt = 40
+    prompts: PositiveInt = 36
     max_tokens: PositiveInt = 24
     rewards: RewardQuality = RewardQuality()
     frontier: Frontier = Frontier()
@@ -65,7 +65,12 @@ class Settings(Config):
             return cls()
         return cls(
             pairs=4000, tuning_pairs=1500, unseen_pairs=800, prompts=150, max_tokens=32,
-            frontier=Frontier(pool=64, best_of=(1, 2, 4, 8, 16, 32), lead_prompts=40, lead_texts=128, samples=8),
+            frontier=Frontier(
+                pool=64, best_of=(1, 2, 4, 8, 16, 32), particle_betas=(2.0, 1.0, 0.5, 0.25), particles=32,
+                lead_exponents=(0.5, 1.0, 2.0, 4.0), lead_prompts=40, lead_texts=128,
+                dpo_exponents=(0.5, 1.0, 2.0, 4.0), components=("polite", "positive", "encyclopedic", "toxic"),
+                samples=8,
+            ),
             confidence=Confidence(texts=400), rewards=RewardQuality(few=(40, 200), unseen=800),
         )  # fmt: skip
 
