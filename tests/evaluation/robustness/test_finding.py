@@ -28,9 +28,9 @@ def requests(number: int, seed: int) -> list[dict[str, Any]]:
     rows = []
     for _ in range(number):
         a, b = (TOWNS[int(generator.integers(len(TOWNS)))].split() for _ in range(2))
-        tokens = ["please", "fly", "from", *a, "to", *b]
+        tokens = ["please", "fly", "from", *a, "to", *b, f"day{number}-{len(rows)}"]
         mark = lambda words, kind: [f"{'I' if n else 'B'}-{kind}.city_name" for n in range(len(words))]  # noqa: E731
-        rows.append({"tokens": tokens, "slots": ["O", "O", "O", *mark(a, "fromloc"), "O", *mark(b, "toloc")]})
+        rows.append({"tokens": tokens, "slots": ["O", "O", "O", *mark(a, "fromloc"), "O", *mark(b, "toloc"), "O"]})
     return rows
 
 
@@ -101,12 +101,12 @@ Put = Callable[[str, list[dict[str, Any]]], DataFolder]
 
 
 def test_the_suite_whole_and_from_its_cache(put: Put, tiny: Callable[[str], Any], tmp_path: Any) -> None:
-    put("snips/train", requests(40, 0))
+    put("snips/train", requests(41, 0))
     put("noisy_slots/all", [{**row, "source": "snips", "noise": "AppendIrr"} for row in requests(10, 5)])
     data = put("snips/test", requests(40, 1))
     settings = Settings(
         taggers=Tagging(
-            sets=("snips",), reads=("letters",), num_train=40, num_test=12, learning=QUICK,
+            sets=("snips",), reads=("letters",), num_train=41, num_test=12, learning=QUICK,
             conditions=("typos=1", "verbose", "append", "typos=1+append"),
         ),
         prompts=Prompting(num_test=4, num_pool=20, shots=1, max_tokens=6, conditions=("append",)),

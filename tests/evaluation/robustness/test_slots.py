@@ -1,7 +1,10 @@
 """Slots: from tags to stretches and back, counts by hand and against every pairing, and conditions of a test."""
 
+import gzip
 import itertools
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factorlm.errors import InputError
+from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.robustness import scoring
 from factorlm.evaluation.robustness.outcomes import Outcomes
 from factorlm.evaluation.robustness.tagged import augmented
-from factorlm.evaluation.robustness.utterances import from_tags, snapped, to_tags, with_errors
+from factorlm.evaluation.robustness.utterances import from_tags, load_parts, snapped, to_tags, with_errors
+from factorlm.evaluation.workbench import Cache, Workbench
 from factorlm.text.perturbations import Marked, Noise, Span
 
 WORDS = ["fly", "from", "new", "york", "to", "boston", "boston", "now"]
@@ -46,7 +51,7 @@ def test_errors_keep_the_slots(condition: str) -> None:
     assert with_errors([clean], condition, 5) == [noisy]
 
 
-def test_copies_for_training_differ_from_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_for_training_are_many_and_the_same_again() -> None:
     clean = [from_tags(WORDS, TAGS)] * 40
     copies = augmented(clean, 0)
     assert len({c.text for c in copies}) > 20
@@ -103,9 +108,7 @@ def test_measures_of_a_way() -> None:
     assert found["F1/s/way"]["mean of noisy"].value == pytest.approx(np.mean(list(shares.values())[1:]))
     assert found["retention/s/way"]["typos"].value == pytest.approx(5 / 9)
     assert found["next worst less typos/s/way"]["F1"].value == pytest.approx(0.6 - 0.5)
-    assert found["worst part less mixture/s/way"] == {
-        "context_typos+append": found["worst part less mixture/s/way"]["context_typos+append"]
-    }
+    assert set(found["worst part less mixture/s/way"]) == {"context_typos+append"}
     assert found["worst part less mixture/s/way"]["context_typos+append"].value == pytest.approx(0.7 - 0.3)
     assert outcomes(shares).worst() == "context_typos+append"
 
@@ -124,3 +127,15 @@ def test_noise_of_conditions_is_known() -> None:
     from factorlm.evaluation.robustness.outcomes import CONDITIONS
 
     assert all(str(Noise.of(condition)) == condition for condition in CONDITIONS[1:])
+
+
+def test_what_is_tested_is_not_learned(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        rows = [{"tokens": ["say", f"{n}"], "slots": ["O", "B-x"]} for n in range(0 if part == "train" else 6, 10)]
+        path = tmp_path / f"toy/{part}.jsonl.gz"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    bench = Workbench((), DataFolder(tmp_path), Cache(None), lambda stage, done, total: None)
+    train, test = load_parts(bench, "toy", 10, 4)
+    assert {u.text for u in train} == {f"say {n}" for n in range(6)}
+    assert len(test) == 4

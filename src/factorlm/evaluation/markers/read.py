@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from factorlm.evaluation.answers import choice_share, top_is_right
 from factorlm.evaluation.document import Bar, Block, Cell, Column, Comparisons, Intervals, Prose, Section, Table
@@ -34,7 +35,7 @@ class Reading(Config):
         per_kind: markers of each type; None takes all.
     """
 
-    sets: tuple[str, ...] = ("commonsense_qa", "truthfulqa", "nq_open")
+    sets: Annotated[tuple[str, ...], Field(min_length=1)] = ("commonsense_qa", "truthfulqa", "nq_open")
     num_questions: PositiveInt | None = 24
     per_kind: PositiveInt | None = 2
 

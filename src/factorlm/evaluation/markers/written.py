@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from factorlm.errors import InputError
 from factorlm.evaluation.answers import top_is_right
@@ -48,7 +48,7 @@ class Writing(Config):
         examples: of each kind: that the model gets right without help, and wrong.
     """
 
-    sets: tuple[str, ...] = ("commonsense_qa", "nq_open")
+    sets: Annotated[tuple[str, ...], Field(min_length=1)] = ("commonsense_qa", "nq_open")
     num_questions: PositiveInt = 24
     max_tokens: PositiveInt = 32
     taught: PositiveInt = 60

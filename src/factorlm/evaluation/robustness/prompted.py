@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from factorlm.evaluation.document import Samples, Section
 from factorlm.evaluation.intervals import Estimate
@@ -18,7 +18,7 @@ from factorlm.evaluation.requests import generate_until
 from factorlm.evaluation.robustness import scoring
 from factorlm.evaluation.robustness.outcomes import CLEAN, Measures, Outcomes, blocks
 from factorlm.evaluation.robustness.tagged import augmented
-from factorlm.evaluation.robustness.utterances import load, with_errors
+from factorlm.evaluation.robustness.utterances import load_parts, with_errors
 from factorlm.evaluation.workbench import Workbench
 from factorlm.settings import Config
 from factorlm.text.perturbations import Marked, Span
@@ -48,8 +48,8 @@ class Prompting(Config):
         conditions: kinds of errors; "clean" is always the first.
     """
 
-    sets: tuple[str, ...] = ("snips",)
-    strategies: tuple[Strategy, ...] = ("none", "utterances", "values")
+    sets: Annotated[tuple[str, ...], Field(min_length=1)] = ("snips",)
+    strategies: Annotated[tuple[Strategy, ...], Field(min_length=1)] = ("none", "utterances", "values")
     num_test: PositiveInt = 32
     num_pool: PositiveInt = 1200
     shots: PositiveInt = 5
@@ -143,10 +143,8 @@ def prompt(strategy: Strategy, utterance: Marked, pool: Pool, noisy: Pool, setti
 
 
 def _of_set(bench: Workbench, settings: Prompting, name: str) -> Part:
-    composed = bench.models[0]
-    pool = Pool.of(load(bench, f"{name}/train", settings.num_pool, bench.seed))
-    noisy = Pool.of([*pool.utterances, *augmented(pool.utterances, bench.seed)])
-    test = load(bench, f"{name}/test", settings.num_test, bench.seed)
+    train, test = load_parts(bench, name, settings.num_pool, settings.num_test)
+    pool, noisy = Pool.of(train), Pool.of([*train, *augmented(train, bench.seed)])
     by_condition = {c: with_errors(test, c, 0) for c in (CLEAN, *settings.conditions)}
     kinds = sorted({s.kind for u in pool.utterances for s in u.spans})
     start, rows = f"prompted/{name}", []
@@ -156,13 +154,7 @@ def _of_set(bench: Workbench, settings: Prompting, name: str) -> Part:
         row = Outcomes(TITLES[strategy])
         for condition, meant in by_condition.items():
             prompts = [prompt(strategy, u, pool, noisy, settings) for u in meant]
-
-            def work(batch: list[str]) -> list[str]:
-                asked = [(text, ("\n",), settings.max_tokens) for text in batch]
-                return [w.text for w in generate_until(composed.model, asked)]
-
-            key = {"what": "slots by prompt", "model": composed.fingerprint, "max_tokens": settings.max_tokens}
-            texts = bench.in_batches(f"{name}, {row.name}, {condition}", key, prompts, BATCH, work)
+            texts = _written(bench, f"{name}, {row.name}, {condition}", prompts, settings.max_tokens)
             found = [parsed(text, u, kinds) for text, u in zip(texts, meant, strict=True)]
             row.add(condition, found, meant)
             pairs = zip(found, texts, strict=True)
@@ -195,6 +187,17 @@ def _of_set(bench: Workbench, settings: Prompting, name: str) -> Part:
         ),
     )
     return Part((section,), measures, tuple(_headlines(name, rows, start, measures)))
+
+
+def _written(bench: Workbench, stage: str, prompts: list[str], max_tokens: int) -> list[str]:
+    """What the composition writes after each prompt, up to the end of the line."""
+    composed = bench.models[0]
+
+    def work(batch: list[str]) -> list[str]:
+        return [w.text for w in generate_until(composed.model, [(text, ("\n",), max_tokens) for text in batch])]
+
+    key = {"what": "slots by prompt", "model": composed.fingerprint, "max_tokens": max_tokens}
+    return bench.in_batches(stage, key, prompts, BATCH, work)
 
 
 def _headlines(name: str, rows: Sequence[Outcomes], start: str, measures: Measures) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from factorlm.evaluation.corpora import fingerprint
 from factorlm.evaluation.document import Prose, Section
@@ -16,7 +16,7 @@ from factorlm.evaluation.part import Part
 from factorlm.evaluation.robustness import scoring
 from factorlm.evaluation.robustness.outcomes import CLEAN, CONDITIONS, Measures, Outcomes, blocks
 from factorlm.evaluation.robustness.tagger import Learning, Reads, train_tagger
-from factorlm.evaluation.robustness.utterances import load, of_row, to_tags, with_errors
+from factorlm.evaluation.robustness.utterances import load_parts, of_row, to_tags, with_errors
 from factorlm.evaluation.workbench import Workbench
 from factorlm.settings import Config
 from factorlm.text.perturbations import PERTURBATIONS, Marked, Noise, Span
@@ -41,8 +41,8 @@ class Tagging(Config):
         noise_seed: of the errors in what is tested.
     """
 
-    sets: tuple[str, ...] = ("snips", "atis")
-    reads: tuple[Reads, ...] = ("states", "letters")
+    sets: Annotated[tuple[str, ...], Field(min_length=1)] = ("snips", "atis")
+    reads: Annotated[tuple[Reads, ...], Field(min_length=1)] = ("states", "letters")
     num_train: PositiveInt = 1200
     num_test: PositiveInt = 200
     conditions: tuple[str, ...] = CONDITIONS[1:]
@@ -71,8 +71,7 @@ def augmented(utterances: Sequence[Marked], seed: int) -> list[Marked]:
 
 
 def _of_set(bench: Workbench, settings: Tagging, name: str) -> Part:
-    train = load(bench, f"{name}/train", settings.num_train, bench.seed)
-    test = load(bench, f"{name}/test", settings.num_test, bench.seed)
+    train, test = load_parts(bench, name, settings.num_train, settings.num_test)
     by_condition = {c: with_errors(test, c, settings.noise_seed) for c in (CLEAN, *settings.conditions)}
     recorded = _recorded(bench) if name == RECORDED_OF and bench.data.has(RECORDED) else {}
     asked = {**by_condition, **recorded}

@@ -75,6 +75,15 @@ def load(bench: Workbench, part: str, number: int | None, seed: int) -> list[Mar
     return found
 
 
+def load_parts(bench: Workbench, name: str, num_train: int, num_test: int) -> tuple[list[Marked], list[Marked]]:
+    """Utterances of a set to learn from and to be tested on; those of the test are left out of the training."""
+    train, test = (
+        load(bench, f"{name}/{part}", n, bench.seed) for part, n in (("train", num_train), ("test", num_test))
+    )
+    tested = {u.text for u in test}
+    return [u for u in train if u.text not in tested], test
+
+
 def of_row(row: dict[str, Any]) -> Marked:
     """The utterance of a row of data."""
     return from_tags(row["tokens"], row["slots"])
