@@ -91,7 +91,7 @@ def test_markers_are_found_in_texts() -> None:
 
 
 WORLD = WorldSettings(subjects=8, relations=1, objects=8, first_names=8, frequencies=(24,))
-LEARNING = Training(width=64, depth=2, heads=2, epochs=16, batch_texts=8, learning_rate=6e-3)
+LEARNING = Training(width=64, depth=2, heads=2, epochs=10, batch_texts=8, learning_rate=6e-3)
 PLANTING = Planting(world=WORLD, training=LEARNING, strangers=0)
 
 
