@@ -102,11 +102,14 @@ def _weighed(way: str, dial: str, pool: Read, by: Weighed, seed: int) -> Arm:
 
 
 def _written(way: str, dial: str, read: Read, nats_P: Array | None = None) -> Arm:
-    with np.errstate(invalid="ignore"):
-        judged_P = np.nanmean(read.judged_PS, 1)
     moved_P = read.moved_PS.mean(1) if nats_P is None else nats_P
     texts = read.texts([0] * len(read.samples))
-    return Arm(way, dial, moved_P, read.reward_PS.mean(1), judged_P, read.length_PS.mean(1), texts)
+    return Arm(way, dial, moved_P, read.reward_PS.mean(1), _known(read.judged_PS), read.length_PS.mean(1), texts)
+
+
+def _known(value_PS: Array) -> Array:
+    """Means over the responses that have a value, [P]; nan where none has."""
+    return Weighed(np.full_like(value_PS, 1 / value_PS.shape[1]), np.zeros(len(value_PS))).mean(value_PS)
 
 
 def _particled(writer: Writer, settings: Frontier, pool: Read) -> Iterator[Arm]:
@@ -142,7 +145,10 @@ def _tuned(writer: Writer, settings: Frontier, divided: Divided) -> Iterator[Arm
 
 
 def _components(writer: Writer, settings: Frontier) -> Iterator[Arm]:
-    """A prior over the model and the model with each of some factors, tilted by the components' mean rewards."""
+    """A prior over the model and the model with each of some factors, tilted by the components' mean rewards.
+
+    The means are those of the very responses that are reported, which flatters the tilt a little: components are few.
+    """
     if not settings.components:
         return
     model = writer.base.model
@@ -167,7 +173,7 @@ def _components(writer: Writer, settings: Frontier) -> Iterator[Arm]:
         moved_KPS = mixed_KPS - log_prob_KCPS[:, 0]
         nats_P = np.einsum("k,kp->p", weight_K, moved_KPS.mean(2))
         reward_P, judged_P, length_P = (
-            np.einsum("k,kp->p", weight_K, np.stack([np.nanmean(value, 1) for value in values]))
+            np.einsum("k,kp->p", weight_K, np.stack([_known(value_PS) for value_PS in values]))
             for values in ([r.reward_PS for r in reads], [r.judged_PS for r in reads], [r.length_PS for r in reads])
         )
         generator = np.random.default_rng(writer.bench.seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,13 +49,6 @@ def learned_reward(
     return Learned(Reward(source.name, lm.vocabulary, weights, lm), found["effect"])
 
 
-@functools.lru_cache(maxsize=8)
-def _read(path: str, stamp: int) -> Adapter:
-    from pathlib import Path
-
-    return Adapter.load(Path(path))
-
-
 def tuned_adapter(bench: Workbench, lm: CausalLM, pairs: Sequence[Pair], settings: DpoSettings) -> Adapter:
     """An adapter tuned to pairs by DPO, or the one that was tuned before.
 
@@ -72,7 +64,7 @@ def tuned_adapter(bench: Workbench, lm: CausalLM, pairs: Sequence[Pair], setting
             return adapter
         path.parent.mkdir(parents=True, exist_ok=True)
         adapter.save(path)
-    return _read(str(path), path.stat().st_mtime_ns)
+    return Adapter.load(path)
 
 
 def digest(pairs: Sequence[Pair]) -> str:

@@ -120,7 +120,7 @@ def run(bench: Workbench, settings: Settings) -> Findings:
 
 
 def _divided(bench: Workbench, settings: Settings, source: Source) -> Divided:
-    """Pairs of a source; those with the fewest beginnings are had where there are not enough."""
+    """Pairs of a source; of the second one only a reward is learned, so none are kept for tuning and prompts."""
     pairs = pairs_of(bench, source)
     is_main = source.name == settings.preference
     return divided(
