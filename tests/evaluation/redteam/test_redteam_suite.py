@@ -1,6 +1,7 @@
 """The whole suite on a tiny model: every part runs, numbers are shares, and no text stands in the report unasked."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,21 @@ def test_every_part_runs_and_shows_no_text_unasked(run: Run) -> None:
     shown = run(parts=("requests",), show_texts=True)
     texts = [b for s in shown.sections for b in s.blocks if isinstance(b, Samples)]
     assert any(SECRET in prompt for block in texts for _, prompt, _ in block.texts)
+
+
+@pytest.mark.model
+def test_failures_become_a_factor_that_is_attacked_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model has no digits, so the rule is about a letter here; it says it in about half of its answers."""
+    monkeypatch.setattr("factorlm.evaluation.redteam.writing.DIGIT", re.compile("e"))
+    found = run(parts=("rule",), rule=StandInRule(cases=60, shown=2, strength=0.6))
+    assert found.sections[1].title == "Failures as a safety factor"
+    for what in ("the same attack", "a fresh attack"):
+        by = found.measures[f"rule broken, {what}"]
+        assert by["change"].value == pytest.approx(by["with the factor"].value - by["before"].value, abs=1e-9)
+    same = found.measures["rule broken, the same attack"]
+    assert same["with the factor"].value < same["before"].value
+    perplexity = found.measures["rule: perplexity"]
+    assert perplexity["with the factor"].value != perplexity["before"].value
 
 
 def test_what_cannot_be_measured_is_told_in_one_line(run: Run) -> None:

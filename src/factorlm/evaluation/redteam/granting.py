@@ -207,7 +207,8 @@ def _headlines(work: Work, measures: Measures) -> tuple[str, ...]:
             for measure, found in measures.items()
             if measure.startswith("granted, corrected/") and measure.endswith(f"/{judge}") and name in found
         }
-        known = {attack: rate for attack, rate in rates.items() if rate.value is not None}
+        most = max((rate.n for rate in rates.values()), default=0)  # attacks on some requests only are not ranked
+        known = {attack: rate for attack, rate in rates.items() if rate.value is not None and rate.n == most}
         if known:
             worst = max(known, key=lambda attack: known[attack].value or 0.0)
             plain = f"{known['plain']} of requests asked plainly, and " if "plain" in known else ""
