@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from factorlm.evaluation.calibration import auroc, brier, with_interval
 from factorlm.evaluation.document import Bar, Cell, Column, Intervals, Section, Table
@@ -14,7 +14,7 @@ from factorlm.evaluation.intervals import Estimate, mean_interval
 from factorlm.evaluation.part import Part
 from factorlm.evaluation.uncertain.graded import Asked, graded
 from factorlm.evaluation.uncertain.maps import calibration_gap
-from factorlm.evaluation.uncertain.planted import ROWS, SHORT, asked_by_query, fact_model
+from factorlm.evaluation.uncertain.planted import ROWS, SHORT, STRANGERS, asked_by_query, fact_model
 from factorlm.evaluation.uncertain.scoring import Array, Measures
 from factorlm.evaluation.workbench import Workbench
 from factorlm.inference.expression import Composed
@@ -32,12 +32,14 @@ class Knowing(Config):
     Attributes:
         world: of facts.
         training: of the model that reads them.
+        strangers: texts that teach it to heed what stands before.
         asking: how answers are sampled; the share of right ones is what the head learns.
         resamples: of intervals.
     """
 
     world: WorldSettings = WorldSettings()
     training: Training = Training()
+    strangers: NonNegativeInt = STRANGERS
     asking: Asking = SHORT
     resamples: PositiveInt = 1000
 
@@ -45,7 +47,7 @@ class Knowing(Config):
 def measure_knowing(bench: Workbench, settings: Knowing) -> Part:
     """Train heads within all kinds of facts and within one, and read them where they were not trained."""
     world = make_world(settings.world).by_person()
-    composed = fact_model(bench, world, settings.training)
+    composed = fact_model(bench, world, settings.training, strangers=settings.strangers)
     asked = [asked_by_query(fact) for fact in world.facts]
     found = graded(bench, composed, "facts", asked, ("samples", "variants"), settings.asking, rows=ROWS)
     share_B, right_B = found.share_B, found.right_B

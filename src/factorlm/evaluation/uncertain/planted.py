@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from scipy.stats import spearmanr
 
 from factorlm.evaluation.calibration import auroc, with_interval
@@ -25,6 +25,7 @@ from factorlm.text.comparing import normalized
 NAMES = ("mean-log-prob", "naive-entropy", "semantic-entropy", "discrete-semantic-entropy", "agreement", "inv-entropy")
 WORDINGS = ("{object}", "the famous {object}", "surely {object}", "{object} of course")
 STOPS = (".", "\n")
+STRANGERS = 3000  # as `make_corpus` has them
 ROWS = 256  # texts of the small model written together
 SHORT = Asking(samples=10, max_tokens=5, stop=STOPS)
 
@@ -35,6 +36,7 @@ class Planted(Config):
     Attributes:
         world: of facts.
         training: of the model that reads them.
+        strangers: texts that teach it to heed what stands before.
         asking: how answers are had.
         replications: answers to each variant of a question.
         worded: a second world, whose answers come in one wording or in four, by relation.
@@ -43,6 +45,7 @@ class Planted(Config):
 
     world: WorldSettings = WorldSettings()
     training: Training = Training()
+    strangers: NonNegativeInt = STRANGERS
     asking: Asking = SHORT
     replications: PositiveInt = 3
     worded: WorldSettings = WorldSettings(subjects=96, relations=2, seed=1)
@@ -58,14 +61,15 @@ def asked_by_query(fact: Fact) -> Asked:
 def fact_model(bench: Workbench, world: World, training: Training, **corpus: object) -> Composed:
     """The model that read a world's corpus, trained unless it is kept."""
     texts = make_corpus(world, **corpus)  # type: ignore[arg-type]
-    folder = train_fact_model(world, texts, training, report=bench.report)
+    place = bench.cache.folder.parent / "facts" if bench.cache.folder else None
+    folder = train_fact_model(world, texts, training, folder=place, report=bench.report)
     return compose(str(folder), dtype="float32", device="cpu")
 
 
 def measure_planted(bench: Workbench, settings: Planted) -> Part:
     """Rank errors of facts, follow doubt over frequency, and set wordings against meanings."""
     world = make_world(settings.world)
-    composed = fact_model(bench, world, settings.training)
+    composed = fact_model(bench, world, settings.training, strangers=settings.strangers)
     asked = [asked_by_query(fact) for fact in world.facts]
     found = graded(bench, composed, "facts", asked, ("samples", "variants"), settings.asking,
                    replications=settings.replications, rows=ROWS)  # fmt: skip

@@ -13,7 +13,7 @@ import itertools
 import math
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from factorlm.algebra import LocalProduct, device_of, entropy, log_normalize, pad_left
 from factorlm.evaluation.document import Bar, Cell, Column, Intervals, Section, Table
@@ -21,7 +21,7 @@ from factorlm.evaluation.facts import Training, WorldSettings, make_world
 from factorlm.evaluation.intervals import Estimate, mean_interval
 from factorlm.evaluation.part import Part
 from factorlm.evaluation.uncertain.graded import graded
-from factorlm.evaluation.uncertain.planted import ROWS, SHORT, asked_by_query, fact_model
+from factorlm.evaluation.uncertain.planted import ROWS, SHORT, STRANGERS, asked_by_query, fact_model
 from factorlm.evaluation.uncertain.scoring import Array, Measures, confidences_of
 from factorlm.evaluation.workbench import Workbench
 from factorlm.inference.model import Model
@@ -40,6 +40,7 @@ class TemperatureSensitivity(Config):
     Attributes:
         world: of facts.
         training: of the model that reads them.
+        strangers: texts that teach it to heed what stands before.
         questions: asked at each temperature.
         temperatures: rising.
         asking: how answers are had, but for their temperature.
@@ -48,6 +49,7 @@ class TemperatureSensitivity(Config):
 
     world: WorldSettings = WorldSettings()
     training: Training = Training()
+    strangers: NonNegativeInt = STRANGERS
     questions: PositiveInt = 120
     temperatures: tuple[float, ...] = (0.3, 0.7, 1.0, 1.4)
     asking: Asking = SHORT
@@ -78,7 +80,7 @@ def exact_entropies(model: Model, queries: list[Query], temperatures: tuple[floa
 def measure_temperature(bench: Workbench, settings: TemperatureSensitivity) -> Part:
     """Ask at each temperature, with randomness of its own, and count rises."""
     world = make_world(settings.world)
-    composed = fact_model(bench, world, settings.training)
+    composed = fact_model(bench, world, settings.training, strangers=settings.strangers)
     asked = [asked_by_query(fact) for fact in world.facts[: settings.questions]]
     tools = Tools(encode_sentences, Meanings())
     uncertainty: dict[str, list[Array]] = {}
