@@ -72,8 +72,10 @@ def compared(
 ) -> dict[str, Any]:
     """Largest difference of each estimator."""
     tools = Tools.default()
-    ours = {name: np.array([-ESTIMATORS[name].confidence(e, tools) for e in found]) for name in (
-        "mean-log-prob", "log-prob", "naive-entropy", "mean-entropy", "semantic-entropy", "discrete-semantic-entropy")}  # fmt: skip
+    names = (
+        "mean-log-prob", "log-prob", "naive-entropy", "mean-entropy", "semantic-entropy", "discrete-semantic-entropy"
+    )  # fmt: skip
+    ours = {name: np.array([-ESTIMATORS[name].confidence(e, tools) for e in found]) for name in names}
     clusters = [tools.meanings.clusters(e.question, e.texts) for e in found]
     samples = {
         "sample_log_probs": [[a.log_prob for a in e.samples] for e in found],
@@ -81,7 +83,7 @@ def compared(
         "sample_texts": [list(e.texts) for e in found],
         "greedy_log_likelihoods": token_log_probs,
     }
-    # One sample for each meaning, with the log probability of the meaning: there "direct" is the entropy over meanings.
+    # One sample for each meaning, with the meaning's log probability: there "direct" is the entropy over meanings.
     meaning = [cluster_log_probs(c, [a.mean_log_prob for a in e.samples]).tolist()
                for c, e in zip(clusters, found, strict=True)]  # fmt: skip
     single = {"sample_log_probs": meaning, "sample_texts": [[str(k) for k in range(len(m))] for m in meaning],
@@ -151,8 +153,8 @@ def main() -> None:
         "metrics": {name: {"difference": value, "limit": CLOSE, "agrees": value <= CLOSE}
                     for name, value in metrics(theirs, confidence_B, right_B).items()},
         "notes": [
-            "Their semantic entropy from likelihoods is a mean over samples of unnormalised log sums (Monte Carlo) or a "
-            "sum over samples of each meaning's term; ours is the entropy of normalised meanings, as in the papers' "
+            "Their semantic entropy from likelihoods is a mean over samples of unnormalised log sums (Monte Carlo) or "
+            "a sum over samples of each meaning's term; ours is the entropy of normalised meanings, as in the papers' "
             "released code. The two are compared where they are the same: one sample for each meaning.",
             "Their prediction rejection area is the mean quality of kept answers, 1 - AURC; our PRR sums the loss left "
             "over instead (Malinin and Gales), so PRR itself is not comparable and AURC is compared.",

@@ -50,7 +50,9 @@ def measure_knowing(bench: Workbench, settings: Knowing) -> Part:
     composed = fact_model(bench, world, settings.training, strangers=settings.strangers)
     asked = [asked_by_query(fact) for fact in world.facts]
     found = graded(bench, composed, "facts", asked, ("samples", "variants"), settings.asking, rows=ROWS)
-    share_B, right_B = found.share_B, found.right_B
+    share_B = found.share_B
+    # What the head predicts is the chance of a sample, so it is judged by one: the first of each question.
+    right_B = np.array([a.is_right(e.texts[0]) for a, e in zip(asked, found.evidence, strict=True)], float)
     kind_B = np.array([fact.relation.name for fact in world.facts])
     alone = [a.query for a in asked]
     state_BD = question_states(composed.model, alone)
