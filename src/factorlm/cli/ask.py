@@ -12,7 +12,7 @@ from factorlm.cli import generate_options as options
 
 if TYPE_CHECKING:
     from factorlm.inference.expression import Composed
-    from factorlm.inference.uncertainty import Evidence, Known, Query, Recalibration, Tools
+    from factorlm.inference.uncertainty import Asking, Evidence, Known, Query, Recalibration, Tools
     from factorlm.inference.uncertainty.gathering import Vary
     from factorlm.prior import Prior
 
@@ -57,6 +57,7 @@ def ask(
     from factorlm.errors import InputError
     from factorlm.inference.uncertainty import ESTIMATORS, Asking, Query, Tools, estimator_named, gather
     from factorlm.inference.uncertainty.evidence import EXAMPLES
+    from factorlm.inference.uncertainty.inverse import is_past_turn
 
     if list_estimators:
         for found in ESTIMATORS.values():
@@ -93,13 +94,15 @@ def ask(
     if not uncertainty:
         return
     _show(evidence, told, best, tools)
+    if evidence.variants and is_past_turn(evidence.variants, tools.encode):
+        notes.print("[yellow]Inv-Entropy falls where doubt rises at shares this large; do not trust it here[/yellow]")
     if maps is None:
         notes.print(
             f"[yellow]no recalibration is known for {composed.expression}: these are raw numbers, which are mostly too "
             f"high or too low; factorlm eval uncertainty --model '{composed.expression}' fits one[/yellow]",
             soft_wrap=True,
         )
-    elif _differs(maps, asking.max_tokens, chat):
+    elif _differs(maps, asking, chat):
         notes.print("[yellow]the recalibration was fitted to questions that were put in another way[/yellow]")
 
 
@@ -222,6 +225,7 @@ def _show(evidence: Evidence, told: Told, best: str | None, tools: Tools) -> Non
         console.print(f"samples: {shown}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _differs(maps: Recalibration, max_tokens: int, chat: bool) -> bool:
+def _differs(maps: Recalibration, asking: Asking, chat: bool) -> bool:
     """Whether answers were had in another way than those that the maps were fitted to."""
-    return chat or maps.asking.get("max_tokens", max_tokens) != max_tokens
+    now = asking.model_dump(mode="json")
+    return chat or any(maps.asking.get(key, now[key]) != now[key] for key in ("samples", "temperature", "max_tokens"))

@@ -63,9 +63,10 @@ def test_inverse_probability_is_the_closed_form_and_that_of_a_slow_twin() -> Non
 
 def test_equal_answers_give_the_log_of_the_number_of_variants() -> None:
     variants = [Variant(f"question {i}", answers("Paris", "Paris")) for i in range(6)]
-    found, largest = inverse.estimate(variants, encode, draws=4)
-    assert found == pytest.approx(math.log(6), abs=1e-12)
-    assert largest == pytest.approx(1 / 6, abs=1e-12)
+    assert inverse.estimate(variants, encode, draws=4) == pytest.approx(math.log(6), abs=1e-12)
+    assert not inverse.is_past_turn(variants, encode, draws=4)
+    two = [Variant("question 1", answers("Paris")), Variant("question 2", answers("Rome"))]
+    assert inverse.is_past_turn(two, encode, draws=1)  # both shares are 5/9
 
 
 def test_an_empty_answer_is_like_empty_ones_only() -> None:

@@ -86,7 +86,7 @@ def _agreement(evidence: Evidence, tools: Tools) -> float:
 
 
 def _inverse(evidence: Evidence, tools: Tools) -> float:
-    return -inverse.estimate(evidence.variants, tools.encode)[0]
+    return -inverse.estimate(evidence.variants, tools.encode)
 
 
 ESTIMATORS: dict[str, Estimator] = {

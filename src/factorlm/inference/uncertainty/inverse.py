@@ -10,7 +10,7 @@ Source: Song et al. (2025), arXiv:2506.09684.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,17 +59,21 @@ def answer_similarity(answers: Sequence[str], encode: Encode) -> Array:
     return similarity_NN
 
 
-def estimate(variants: Sequence[Variant], encode: Encode, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
-    """Mean Inv-Entropy over draws of one answer for each variant, and the largest share that was met.
-
-    Where that is above TURN the measure is no longer monotone in doubt.
-    """
-    generator = np.random.default_rng(seed)
+def estimate(variants: Sequence[Variant], encode: Encode, *, draws: int = DRAWS, seed: int = 0) -> float:
+    """Mean Inv-Entropy over draws of one answer for each variant, in nats."""
     input_NN = similarity(encode([variant.question for variant in variants]))
-    found, largest = [], 0.0
+    return float(np.mean([inverse_entropy(input_NN, out_NN) for out_NN in _drawn(variants, encode, draws, seed)]))
+
+
+def is_past_turn(variants: Sequence[Variant], encode: Encode, *, draws: int = DRAWS, seed: int = 0) -> bool:
+    """Whether a share was met above TURN, where the measure is no longer monotone in doubt."""
+    input_NN = similarity(encode([variant.question for variant in variants]))
+    return any(inverse_probs(input_NN, output_NN).max() > TURN for output_NN in _drawn(variants, encode, draws, seed))
+
+
+def _drawn(variants: Sequence[Variant], encode: Encode, draws: int, seed: int) -> Iterator[Array]:
+    """Similarities of answers, one of each variant, drawn anew each time."""
+    generator = np.random.default_rng(seed)
     for _ in range(draws):
         answers = [v.answers[int(generator.integers(len(v.answers)))].text for v in variants]
-        output_NN = answer_similarity(answers, encode)
-        largest = max(largest, float(inverse_probs(input_NN, output_NN).max()))
-        found.append(inverse_entropy(input_NN, output_NN))
-    return float(np.mean(found)), largest
+        yield answer_similarity(answers, encode)
