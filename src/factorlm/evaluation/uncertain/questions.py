@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from pydantic import PositiveInt
 
@@ -14,7 +16,7 @@ from factorlm.evaluation.document import Block, Cell, Column, Section, Table
 from factorlm.evaluation.part import Part
 from factorlm.evaluation.questions import QUESTION_SETS
 from factorlm.evaluation.requests import loglikelihood
-from factorlm.evaluation.uncertain.graded import Graded, asked_of, graded
+from factorlm.evaluation.uncertain.graded import ENOUGH, Graded, asked_of, graded
 from factorlm.evaluation.uncertain.maps import KEPT, calibration_gap, keep
 from factorlm.evaluation.uncertain.scoring import (
     Array,
@@ -34,6 +36,7 @@ from factorlm.settings import Config
 NAMES = ("mean-log-prob", "log-prob", "naive-entropy", "mean-entropy", "semantic-entropy", "discrete-semantic-entropy",
          "agreement", "p-true")  # fmt: skip
 LEARNED = "xquad_en"  # P(IK) learns from it, and is tried on the others
+MAPPED = ("xquad_en", "nq_open")  # what maps are fitted to
 CHOICE_BATCH = 8
 
 
@@ -66,30 +69,28 @@ def measure_questions(bench: Workbench, settings: Questions) -> Part:
     """Ask all sets of every model on the bench."""
     tools = Tools.default()
     parts = []
-    for place, composed in enumerate(bench.models):
-        parts.append(_measured(bench, settings, tools, composed, bench.name(place), is_first=place == 0))
+    for composed, name in zip(bench.models, bench.names, strict=True):
+        parts.append(_measured(bench, settings, tools, composed, name))
     cautions = (
         "A model of 135 million parameters answers few of these questions; with so few right answers, intervals are "
         "wide, and what separates estimators on large models may not show.",
-        f"An answer counts as right from a word overlap (F1) of {0.5} with a right answer on.",
+        f"An answer counts as right from a word overlap (F1) of {ENOUGH} with a right answer on.",
     )
     joined = Part.joined(parts)
     return Part(joined.sections, _merged([part.measures for part in parts]), joined.headlines, cautions)
 
 
-def _measured(
-    bench: Workbench, settings: Questions, tools: Tools, composed: Composed, name: str, *, is_first: bool
-) -> Part:
+def _measured(bench: Workbench, settings: Questions, tools: Tools, composed: Composed, name: str) -> Part:
     sets = {
         which: graded(bench, composed, which, asked_of(bench, which, getattr(settings, which)), ("samples", "true"),
                       settings.asking)
         for which in ("xquad_en", "nq_open", "fairytale_qa")
     }  # fmt: skip
     sets = _with_known(bench, composed, sets)
+    names = NAMES if sets[LEARNED].evidence[0].known_logit is None else (*NAMES, "p-ik")
     sections, measures, headlines = [], [], []
     for which, found in sets.items():
         label = f"{which}, {name}"
-        names = (*NAMES, "p-ik") if found.evidence[0].known_logit is not None else NAMES
         confidences = confidences_of(found, names, tools)
         table, ranks = ranked(label, found, confidences, bench.seed)
         measures.append({f"accuracy, {label}": {name: with_interval(_mean, found.right_B, seed=bench.seed)}})
@@ -114,12 +115,18 @@ def _measured(
         auc = ranks[f"AUROC, {label}"]
         best = max(auc, key=lambda k: auc[k].value or 0.0)
         headlines.append(f"{label}: {best} ranks right answers best, AUROC {auc[best]}; P(True) {auc['p-true']}.")
-        if which == LEARNED:
-            path = keep(bench, composed, found, confidences, settings.asking, settings.folder)
-            if path is not None:
-                headlines.append(f"Recalibration ({KEPT}) of {name} written for factorlm ask.")
+    both = _together([sets[which] for which in MAPPED])
+    path = keep(bench, composed, both, confidences_of(both, names, tools), settings.asking, settings.folder)
+    if path is not None:
+        headlines.append(f"Recalibration ({KEPT}) of {name} written for factorlm ask, from {both.name}.")
     chosen, gaps = _choices(bench, settings, composed, name)
     return Part((*sections, chosen), _merged([*measures, gaps]), tuple(headlines))
+
+
+def _together(sets: Sequence[Graded]) -> Graded:
+    """Several sets as one, for maps that hold with a passage and without."""
+    asked = tuple(a for found in sets for a in found.asked)
+    return Graded(" and ".join(found.name for found in sets), asked, tuple(e for found in sets for e in found.evidence))
 
 
 def _mean(values_B: Array) -> float:
