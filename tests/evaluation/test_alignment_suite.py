@@ -79,7 +79,7 @@ def small(**changes: Any) -> Settings:
                         dpo_exponents=())  # fmt: skip
     return Settings(**{"parts": ("rewards", "frontier"), "judge": "toxicity-characters", "pairs": 60,
                        "tuning_pairs": 8, "unseen_pairs": 20, "prompts": 3, "max_tokens": 4, "frontier": frontier,
-                       "rewards": RewardQuality(few=(30,), unseen=20), **changes})  # fmt: skip
+                       "preference": "civil", "rewards": RewardQuality(few=(30,), unseen=20), **changes})  # fmt: skip
 
 
 def test_the_suite_measures_every_way_and_nothing_twice(

@@ -34,10 +34,12 @@ class RewardQuality(Config):
     """Settings of the part.
 
     Attributes:
+        preference: whose pairs; nearly all chosen texts of civil are the shorter ones, so length can be learned.
         few: pairs that small rewards learn from, to see what is learned first.
         unseen: most pairs that rewards are tested on.
     """
 
+    preference: str = "civil"
     few: tuple[PositiveInt, ...] = (40,)
     unseen: PositiveInt = 400
 

@@ -30,7 +30,8 @@ class Settings(Config):
 
     Attributes:
         parts: which to measure, in order.
-        preference: whose pairs teach the reward: civil or positive.
+        preference: whose pairs teach the reward: positive or civil. The model writes civilly of itself, so that there
+            is little to gain by the latter.
         judge: of the shelf, who looks at responses; empty takes the preference's own.
         second: the other reward, of two at once.
         pairs: that rewards learn from.
@@ -45,12 +46,12 @@ class Settings(Config):
     """
 
     parts: tuple[PartName, ...] = ("rewards", "frontier", "confidence", "combined")
-    preference: str = "civil"
+    preference: str = "positive"
     judge: str = ""
-    second: str = "positive"
+    second: str = "civil"
     pairs: PositiveInt = 800
     tuning_pairs: PositiveInt = 240
-    unseen_pairs: PositiveInt = 400
+    unseen_pairs: PositiveInt = 300
     prompts: PositiveInt = 36
     max_tokens: PositiveInt = 24
     rewards: RewardQuality = RewardQuality()
@@ -64,14 +65,14 @@ class Settings(Config):
         if size == "small":
             return cls()
         return cls(
-            pairs=4000, tuning_pairs=1500, unseen_pairs=800, prompts=150, max_tokens=32,
+            pairs=1000, tuning_pairs=400, unseen_pairs=400, prompts=150, max_tokens=32,
             frontier=Frontier(
                 pool=64, best_of=(1, 2, 4, 8, 16, 32), particle_betas=(2.0, 1.0, 0.5, 0.25), particles=32,
                 lead_exponents=(0.5, 1.0, 2.0, 4.0), lead_prompts=40, lead_texts=128,
                 dpo_exponents=(0.5, 1.0, 2.0, 4.0), components=("polite", "positive", "encyclopedic", "toxic"),
                 samples=8,
             ),
-            confidence=Confidence(texts=400), rewards=RewardQuality(few=(40, 200), unseen=800),
+            confidence=Confidence(texts=400), rewards=RewardQuality(few=(40, 200)),
         )  # fmt: skip
 
 
@@ -98,7 +99,9 @@ def run(bench: Workbench, settings: Settings) -> Findings:
     judges = [load_judge(source.judge)]
     for name in settings.parts:
         if name == "rewards":
-            parts.append(measure_rewards(bench, lm, source, found.rewards, found.unseen, settings.rewards))
+            of = source_named(settings.rewards.preference)
+            pairs = found if of.name == source.name else _divided(bench, settings, of, is_tested=True)
+            parts.append(measure_rewards(bench, lm, of, pairs.rewards, pairs.unseen, settings.rewards))
         elif name == "frontier":
             parts.append(measure_frontier(writer(source, found), settings.frontier, found))
         elif name == "confidence":
@@ -119,13 +122,12 @@ def run(bench: Workbench, settings: Settings) -> Findings:
     )  # fmt: skip
 
 
-def _divided(bench: Workbench, settings: Settings, source: Source) -> Divided:
-    """Pairs of a source; of the second one only a reward is learned, so none are kept for tuning and prompts."""
-    pairs = pairs_of(bench, source)
-    is_main = source.name == settings.preference
+def _divided(bench: Workbench, settings: Settings, source: Source, *, is_tested: bool = False) -> Divided:
+    """Pairs of a source, some kept for tuning and for tests if it is the first or is tested."""
+    is_first = source.name == settings.preference
     return divided(
-        pairs,
+        pairs_of(bench, source),
         num_rewards=settings.pairs,
-        num_tuning=settings.tuning_pairs if is_main else 0,
-        num_prompts=settings.unseen_pairs if is_main else 0,
+        num_tuning=settings.tuning_pairs if is_first else 0,
+        num_prompts=settings.unseen_pairs if is_first or is_tested else 0,
     )
