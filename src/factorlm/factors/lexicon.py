@@ -151,6 +151,8 @@ class Lexicon(Factor):
 
     def _state(self, place_BT: Tensor) -> State:
         rows = [self._row(place) for place in place_BT[:, -1].tolist()]
+        if len(rows) == 1:
+            return State(rows[0][None].to(place_BT.device), place_BT)  # a view
         log_weight_BV = torch.stack(rows) if rows else torch.empty(0, self.tokens.size, dtype=self.dtype)
         return State(log_weight_BV.to(place_BT.device), place_BT)
 

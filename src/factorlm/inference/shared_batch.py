@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from factorlm.algebra import Factor, LocalProduct, State, Term, flatten, leaves, log_normalize, merge, pad_left, scale
+from factorlm.algebra import Factor, LocalProduct, State, Term, flatten, leaves, merge, pad_left, scale
 from factorlm.errors import DeadEndError
 from factorlm.factors.head import Head, HeadStack
 from factorlm.inference.draw import Sampling
@@ -154,9 +154,10 @@ class SharedBatch:
         """A token for each of these rows, from their states."""
         hidden_RD = hidden_RD.float()
         shift_RD = self._stack.shift(hidden_RD, self._exponent_BK[rows]) if self._stack.heads else 0.0
-        log_prob_RV = self.lm.unembed(hidden_RD + shift_RD).log_softmax(-1)
+        logit_RV = self.lm.unembed(hidden_RD + shift_RD)
         texts = [self._rows[b] for b in rows]
-        found = self._multiply(log_prob_RV, texts)
+        found = self._multiply(logit_RV, texts)
+        log_prob_RV = logit_RV.log_softmax(-1)
         living = [r for r, (member, _) in enumerate(texts) if member.writing.error is None]
         groups: dict[Sampling, list[int]] = {}
         for r in living:
@@ -177,15 +178,14 @@ class SharedBatch:
         self._leave([b for b, (m, n) in enumerate(self._rows) if m.writing.error or m.writing.rows[n].finish_reason])
         return found
 
-    def _multiply(self, log_prob_RV: Tensor, texts: list[tuple[Member, int]]) -> list[Drawn]:
+    def _multiply(self, logit_RV: Tensor, texts: list[tuple[Member, int]]) -> list[Drawn]:
         """Multiply on the factors that read tokens alone, in place; tell of writings that cannot go on."""
         failed = []
-        changed = [r for r, (member, _) in enumerate(texts) if member.rest and member.writing.error is None]
-        if changed:
-            log_weight_RV = torch.stack([torch.stack([w for _, w in m.log_weights(n)]).sum(0) for m, n in
-                                         (texts[r] for r in changed)])  # fmt: skip
-            log_prob_RV[changed] = log_normalize(log_prob_RV[changed] + log_weight_RV.to(log_prob_RV.device))
-        for (member, number), best in zip(texts, log_prob_RV.amax(-1).tolist(), strict=True):
+        for logit_V, (member, number) in zip(logit_RV, texts, strict=True):
+            if member.rest and member.writing.error is None:
+                for _, log_weight_V in member.log_weights(number):
+                    logit_V += log_weight_V.to(logit_V.device)
+        for (member, number), best in zip(texts, logit_RV.amax(-1).tolist(), strict=True):
             if best == -torch.inf and member.writing.error is None:
                 written = len(member.writing.rows[number].token_ids)
                 failed.append(member.writing.fail(DeadEndError(
