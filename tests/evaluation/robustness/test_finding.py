@@ -12,7 +12,7 @@ from factorlm.evaluation.corpora import DataFolder
 from factorlm.evaluation.robustness import scoring
 from factorlm.evaluation.robustness.prompted import Pool, Prompting, answer, parsed, prompt
 from factorlm.evaluation.robustness.tagged import Tagging
-from factorlm.evaluation.robustness.tagger import Learning, states, train_tagger
+from factorlm.evaluation.robustness.tagger import Learning, States, states, train_tagger
 from factorlm.evaluation.robustness.utterances import from_tags, with_errors
 from factorlm.evaluation.suites.robustness import Settings, run
 from factorlm.evaluation.workbench import Cache, Workbench
@@ -43,12 +43,13 @@ def f1(tagger: Any, meant: list[Marked]) -> float:
 
 
 @pytest.mark.parametrize("kind", ["letters", "states"])
-def test_a_tagger_learns_and_says_the_same_again(kind: Any, tiny_lm: CausalLM) -> None:
+def test_a_tagger_learns_and_says_the_same_again(kind: str, tiny_lm: CausalLM) -> None:
     train, test = utterances(60, 0), utterances(30, 1)
-    tagger = train_tagger(train, kind, QUICK, lm=tiny_lm)
+    known = States(tiny_lm) if kind == "states" else None
+    tagger = train_tagger(train, QUICK, known=known)
     assert f1(tagger, test) > 0.9
     if kind == "letters":
-        assert train_tagger(train, kind, QUICK).find(test) == tagger.find(test)
+        assert train_tagger(train, QUICK).find(test) == tagger.find(test)
     longer = with_errors(test, "verbose=1", 0)
     assert tagger.find(test) == [tagger.find([u])[0] for u in test], "neighbours in a batch must not matter"
     assert f1(tagger, longer) < f1(tagger, test)
@@ -63,6 +64,17 @@ def test_states_are_those_after_each_word(tiny_lm: CausalLM) -> None:
             ids = [token for word in words[: n + 1] for token in tiny_lm.encode_text(f" {word}")]
             alone = tiny_lm.encode(torch.tensor([[*tiny_lm.start_ids, *ids]])).hidden_BD[0]
             torch.testing.assert_close(state_WD[n].float(), alone.float(), atol=5e-3, rtol=5e-3)  # half precision
+
+
+def test_states_are_read_once(tiny_lm: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    inner = tiny_lm.hidden_before
+    monkeypatch.setattr(tiny_lm, "hidden_before", lambda prefix, text: read.append(len(text)) or inner(prefix, text))
+    known, rows = States(tiny_lm), [["a", "dog"], ["cat"], ["a", "dog"]]
+    first = known.of(rows)
+    assert sum(read) == 2
+    torch.testing.assert_close(known.of([["cat"], ["a", "dog"]]), [first[1], first[0]])
+    assert sum(read) == 2
 
 
 KINDS = ["fromloc.city_name", "toloc.city_name"]

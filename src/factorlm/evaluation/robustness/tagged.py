@@ -15,7 +15,7 @@ from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.part import Part
 from factorlm.evaluation.robustness import scoring
 from factorlm.evaluation.robustness.outcomes import CLEAN, CONDITIONS, Measures, Outcomes, blocks
-from factorlm.evaluation.robustness.tagger import Learning, Reads, train_tagger
+from factorlm.evaluation.robustness.tagger import Learning, Reads, States, train_tagger
 from factorlm.evaluation.robustness.utterances import load_parts, of_row, to_tags, with_errors
 from factorlm.evaluation.workbench import Workbench
 from factorlm.settings import Config
@@ -77,8 +77,9 @@ def _of_set(bench: Workbench, settings: Tagging, name: str) -> Part:
     asked = {**by_condition, **recorded}
     start, rows, found_rows = f"slots/{name}", [], []
     for reads in settings.reads:
+        known = States(bench.models[0].model.lm) if reads == "states" else None
         for training in TRAININGS:
-            found = _found(bench, settings, (name, reads, training), train, asked)
+            found = _found(bench, settings, (name, reads, training), train, asked, known)
             rows.append(Outcomes(f"{reads}, {training}"))
             found_rows.append(Outcomes(f"{reads}, {training}"))
             for condition, meant in asked.items():
@@ -104,15 +105,14 @@ def _of_set(bench: Workbench, settings: Tagging, name: str) -> Part:
 
 def _found(
     bench: Workbench, settings: Tagging, which: tuple[str, Reads, str], train: list[Marked],
-    asked: dict[str, list[Marked]],
+    asked: dict[str, list[Marked]], known: States | None,
 ) -> dict[str, list[list[Span]]]:  # fmt: skip
     """Slots that one tagger finds under each condition, trained unless they are kept."""
     name, reads, training = which
-    lm = bench.models[0].model.lm
     key: dict[str, Any] = {
         "what": "slots by a tagger",
         "tagger": [name, reads, training],
-        "encoder": lm.fingerprint if reads == "states" else "",
+        "encoder": known.lm.fingerprint if known else "",
         "learning": settings.learning.model_dump(mode="json"),
         "train": fingerprint([repr(to_tags(u)) for u in train]),
         "noise": [[kind, p.rate] for kind, p in PERTURBATIONS.items()],
@@ -124,7 +124,7 @@ def _found(
         texts = train if training == "clean" else [*train, *augmented(train, bench.seed)]
         stage = f"{name}, {reads}, {training}"
         report = functools.partial(_renamed, bench.report, stage)
-        tagger = train_tagger(texts, reads, settings.learning, lm=lm, report=report)
+        tagger = train_tagger(texts, settings.learning, known=known, report=report)
         return {c: tagger.find(us, report) for c, us in asked.items()}
 
     kept = bench.cache.get(key, compute)

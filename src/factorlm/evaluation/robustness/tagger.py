@@ -72,6 +72,25 @@ def states(lm: CausalLM, rows: Sequence[Sequence[str]], report: Report = quiet) 
     return found
 
 
+class States:
+    """States behind the words of texts, read once however often they are asked for.
+
+    Attributes:
+        lm: whose states.
+    """
+
+    def __init__(self, lm: CausalLM) -> None:
+        self.lm = lm
+        self._known: dict[tuple[str, ...], Tensor] = {}
+
+    def of(self, rows: Sequence[Sequence[str]], report: Report = quiet) -> list[Tensor]:
+        """States of each row of words; see `states`."""
+        keys = [tuple(row) for row in rows]
+        new = list(dict.fromkeys(key for key in keys if key not in self._known))
+        self._known.update(zip(new, states(self.lm, new, report), strict=True))
+        return [self._known[key] for key in keys]
+
+
 class Network(nn.Module):
     """Words to tags."""
 
@@ -111,19 +130,18 @@ class Tagger:
     """A network with its tags.
 
     Attributes:
-        kind: what it reads: "letters" of words, or the "states" of a language model.
         tags: that it knows.
+        known: the states that it reads; None reads the letters of words.
     """
 
-    def __init__(self, kind: Reads, tags: Sequence[str], lm: CausalLM | None, width: int) -> None:
-        self.kind, self.tags, self.lm = kind, list(tags), lm
-        self.network = Network(lm.width if lm and kind == "states" else 0, len(self.tags), width)
+    def __init__(self, tags: Sequence[str], known: States | None, width: int) -> None:
+        self.tags, self.known = list(tags), known
+        self.network = Network(known.lm.width if known else 0, len(self.tags), width)
 
     def inputs(self, rows: Sequence[Sequence[str]], report: Report = quiet) -> list[Tensor]:
         """What the network reads of each row of words."""
-        if self.kind == "states":
-            assert self.lm is not None
-            return states(self.lm, rows, report)
+        if self.known is not None:
+            return self.known.of(rows, report)
         found = []
         for words in rows:
             groups = [letter_groups(word) for word in words]
@@ -149,19 +167,17 @@ class Tagger:
 
 def train_tagger(
     utterances: Sequence[Marked],
-    kind: Reads,
     settings: Learning = Learning(),  # noqa: B008 - frozen
     *,
-    lm: CausalLM | None = None,
+    known: States | None = None,
     report: Report = quiet,
 ) -> Tagger:
     """Learn slots from utterances.
 
     Args:
         utterances: with the slots that are meant.
-        kind: see `Tagger`.
         settings: of the network and its training.
-        lm: whose states are read.
+        known: states to read; None reads letters.
         report: told of progress.
     """
     pairs = [to_tags(u) for u in utterances]
@@ -169,7 +185,7 @@ def train_tagger(
     index = {tag: n for n, tag in enumerate(tags)}
     with torch.random.fork_rng(devices=[]):  # torch draws first weights from the global generator
         torch.manual_seed(settings.seed)
-        tagger = Tagger(kind, tags, lm, settings.width)
+        tagger = Tagger(tags, known, settings.width)
     inputs = tagger.inputs([words for words, _ in pairs], report)
     targets = [torch.tensor([index[tag] for tag in row]) for _, row in pairs]
     network = tagger.network
