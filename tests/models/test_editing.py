@@ -108,12 +108,13 @@ def test_moments_are_the_mean_over_tokens(tiny_lm: CausalLM, moment_of: dict[int
     site = site_of(tiny_lm, 1)
     for text in TEXTS:
         ids = [0, *tiny_lm.encode_text(text)]
-        for place in range(len(ids)):
-            [key_BF] = run(tiny_lm, torch.tensor([ids]), torch.tensor([place]), [site]).key_SBF
-            total += torch.outer(key_BF[0], key_BF[0]).double()
+        places = torch.arange(len(ids))
+        [key_BF] = run(tiny_lm, torch.tensor([ids]).expand(len(ids), -1), places, [site]).key_SBF
+        for place, key_F in enumerate(key_BF):
+            total += torch.outer(key_F, key_F).double()
             count += 1
             if place:
-                square, plain = square + float(key_BF.square().mean()), plain + 1
+                square, plain = square + float(key_F.square().mean()), plain + 1
     expected = total / count + 1e-2 * square / plain * torch.eye(48)
     torch.testing.assert_close(moment_of[1], expected, rtol=1e-4, atol=1e-5)  # keys in float32, in other batches
 
@@ -131,6 +132,19 @@ def test_a_fact_is_written_and_the_original_stays(
     assert written.lm.fingerprint != fingerprint
     back = patched(fresh_lm, {}, "back")
     assert weights_hash(back, names) == hash_before
+
+
+def test_heads_of_the_base_fit_an_edited_model(fresh_lm: CausalLM, moment_of: dict[int, Tensor]) -> None:
+    from factorlm.factors.head import EncoderCard, HeadWeights, UnboundHead
+
+    card = EncoderCard(name="tiny", fingerprint=fresh_lm.fingerprint, width=fresh_lm.width)
+    weights = HeadWeights(torch.ones(32), torch.zeros(32, 0), torch.zeros(0, 32))
+    [written] = write_facts(fresh_lm, [FACT], settings("rome"), moment_of)
+    [again] = write_facts(written.lm, [OTHER], settings("rome"), moment_of)
+    assert UnboundHead("head", None, weights, card).bind(again.lm).lm is again.lm
+    other = EncoderCard(name="tiny", fingerprint=again.lm.fingerprint, width=fresh_lm.width)
+    with pytest.raises(IncompatibleError, match="needs the encoder"):
+        UnboundHead("head", None, weights, other).bind(fresh_lm)
 
 
 @pytest.mark.parametrize("method", ["rome", "c-rome"])
@@ -181,6 +195,15 @@ def test_values_of_facts_do_not_depend_on_their_company(fresh_lm: CausalLM) -> N
     for n, fact in enumerate((FACT, OTHER)):
         alone = wanted_values(fresh_lm, site, [fact], ["the hen. "], VALUE)
         torch.testing.assert_close(both.delta_NO[n], alone.delta_NO[0], rtol=1e-2, atol=1e-3)  # Adam divides by little
+
+
+def test_a_fact_can_be_written_at_the_end_of_its_prompt(fresh_lm: CausalLM, moment_of: dict[int, Tensor]) -> None:
+    fact = EditFact(subject="the cat", prompt="i met {} in", target="good")
+    value = VALUE.model_copy(update={"place": "prompt"})
+    [written] = write_facts(fresh_lm, [fact], settings("rome", layer=1, value=value), moment_of)
+    found = wanted_values(fresh_lm, site_of(fresh_lm, 1), [fact], ["the hen. "], value)
+    assert all(row.place == len(row.ids) - 1 for row in found.row_of[0])
+    assert nats(written.lm, fact) < nats(fresh_lm, fact) - 3
 
 
 def test_networks_of_other_kinds(tiny_lm: CausalLM, moment_of: dict[int, Tensor]) -> None:

@@ -158,7 +158,10 @@ WRITES_WORLD, WRITES_REAL = (
         "is not shown.",
         functools.partial(_writes, place),
     )
-    for slug, place, where in (("world", WORLD, "in a world of invented facts"), ("smollm2", REAL, "in smollm2"))
+    for slug, place, where in (
+        ("world", WORLD, "in a world of invented facts, written at the end of the prompt"),
+        ("smollm2", REAL, "in smollm2"),
+    )
 )
 MEMIT_KEEPS = _claim(
     "memit-keeps-where-sequential-rome-breaks",

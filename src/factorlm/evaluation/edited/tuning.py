@@ -31,7 +31,7 @@ class Tuning(Config):
     """
 
     steps: Annotated[int, Field(ge=1)] = 25
-    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    learning_rate: Annotated[float, Field(gt=0)] = 0.03
     enough: Annotated[float, Field(ge=0)] = 0.05
 
 

@@ -47,9 +47,9 @@ class Doses(Config):
 
     edit: EditSettings = EditSettings()
     tuning: Tuning = Tuning()
-    lexicon_nats: float = 4.0
+    lexicon_nats: float = 6.0
     memory_weight: float = 0.9
-    memory_suffix: int = 3
+    memory_suffix: int = 5
     tilt: float = 0.5
 
 

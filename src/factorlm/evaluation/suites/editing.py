@@ -40,7 +40,8 @@ class FactWorld(Config):
         world: how large it is; every fact is stated equally often, so that all are known.
         strangers: texts about people who come up once.
         training: of the network.
-        doses: how facts are written; into the first layer, where this network looks subjects up.
+        doses: how facts are written. Changed at the subject, a network of six layers hardly gives up a fact; it brings
+            subject and relation together at the end of the prompt, and there, in the last layer, facts are written.
         singles: facts changed one by one.
         stops: numbers of facts in one model that are measured.
         removed: facts that are written and taken back.
@@ -54,7 +55,7 @@ class FactWorld(Config):
     world: WorldSettings = WorldSettings(subjects=96, objects=16, first_names=24, frequencies=(24,))
     strangers: PositiveInt = 2000
     training: Training = Training(width=128, depth=6, epochs=4, batch_texts=32, learning_rate=2e-3)
-    doses: Doses = Doses()
+    doses: Doses = Doses(edit=EditSettings(layer=5, value=ValueSettings(place="prompt")))
     singles: PositiveInt = 30
     stops: tuple[PositiveInt, ...] = (1, 3, 10, 30, 100)
     removed: PositiveInt = 4

@@ -50,7 +50,7 @@ class EditSettings(Config):
     method: Method = "rome"
     layer: Annotated[int, Field(ge=0)] | None = None
     num_layers: Annotated[int, Field(ge=1)] | None = None
-    weight: Annotated[float, Field(gt=0)] = 100.0
+    weight: Annotated[float, Field(gt=0)] = 10.0
     value: ValueSettings = ValueSettings()
     value_clamp_memit: Annotated[float, Field(gt=0)] = MEMIT_CLAMP
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -33,12 +33,14 @@ class ValueSettings(Config):
     Attributes:
         steps: of Adam at most.
         learning_rate: in units of the root mean square of the value before.
-        weight_decay: weight of the square of the length of the change, in lengths of the value before. (The paper's code
-            divides one length by the square of the other, which depends on a model's scale.)
+        weight_decay: weight of the square of the length of the change, in lengths of the value before. (The paper's
+            code divides one length by the square of the other, which depends on a model's scale.)
         divergence: weight of the change of what comes after "SUBJECT is a".
         clamp: longest change, in lengths of the value before.
         enough: nats below which a fact is left alone.
         prefixes: lengths in tokens of texts that are put before the prompt, which is read without any too.
+        place: where a fact is written: at the last token of its subject, or of its prompt. Networks of few layers
+            bring subject and relation together there only.
         with_start: whether texts begin with the start token, as everywhere else.
         seed: of the prefixes.
     """
@@ -50,6 +52,7 @@ class ValueSettings(Config):
     clamp: Annotated[float, Field(gt=0)] = 4.0
     enough: Annotated[float, Field(ge=0)] = 0.05
     prefixes: tuple[Annotated[int, Field(ge=1)], ...] = (5, 5, 10, 10)
+    place: Literal["subject", "prompt"] = "subject"
     with_start: bool = True
     seed: int = 0
 
@@ -98,7 +101,7 @@ def wanted_values(
     """
     found = []
     for start in range(0, len(facts), AT_ONCE):
-        problem = _Problem.of(lm, facts[start : start + AT_ONCE], prefixes, settings.with_start)
+        problem = _Problem.of(lm, facts[start : start + AT_ONCE], prefixes, settings)
         found.append(_searched(lm, site, problem, settings, lengths_of))
         report("looking for values", min(len(facts), start + AT_ONCE), len(facts))
     return Wanted(
@@ -129,9 +132,10 @@ class _Problem:
     last_N: Tensor
 
     @classmethod
-    def of(cls, lm: CausalLM, facts: Sequence[EditFact], prefixes: Sequence[str], with_start: bool) -> _Problem:
+    def of(cls, lm: CausalLM, facts: Sequence[EditFact], prefixes: Sequence[str], settings: ValueSettings) -> _Problem:
         def placed(before: str, prompt: str, subject: str) -> Located:
-            return located(lm, before, prompt, subject, with_start=with_start)
+            found = located(lm, before, prompt, subject, with_start=settings.with_start)
+            return found if settings.place == "subject" else Located(found.ids, len(found.ids) - 1)
 
         row_of = [[placed(before, fact.prompt, fact.subject) for before in ("", *prefixes)] for fact in facts]
         essences = [placed("", ESSENCE, fact.subject) for fact in facts]
