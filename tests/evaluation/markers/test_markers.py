@@ -65,7 +65,9 @@ def test_wrong_answers_of_open_questions_are_right_ones_elsewhere(data: DataFold
 def test_means_pass_over_what_is_not_there() -> None:
     assert row_means(np.array([[1.0, NAN, 0.0], [NAN, 1.0, 1.0]])).tolist() == [0.5, 1.0]
     assert np.isnan(row_means(np.array([[NAN, NAN]]))[0])
-    assert spread(np.array([[1.0, 0.0, NAN], [1.0, 1.0, 0.0]])) == 1.0
+    assert spread(np.array([[1.0, 0.0], [1.0, 1.0]])) == 0.5
+    easy_and_hard = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, NAN]])  # the last marker is missing where all are wrong
+    assert spread(easy_and_hard) == 0.0
 
 
 def test_chance_is_that_of_all_orders() -> None:
