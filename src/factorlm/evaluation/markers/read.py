@@ -277,9 +277,9 @@ def _sensitivity(groups: dict[str, Marked], measures: dict[str, dict[str, Estima
         certain = measures[f"certain less doubtful/{name}"]["accuracy"]
         rows.append((name, found["max less min"], found["by chance"], found["p-value"].value, certain, *by_template))
     text = (
-        "Differences between markers are within questions. The best of many beats the worst even if none matters. By chance: the same difference after the "
-        "markers of each question were shuffled, with its 95 % range. The last columns are accuracies by form of the "
-        "question, each over its own questions."
+        "Differences between markers are within questions. The best of many beats the worst even if none matters: by "
+        "chance is the same difference after the markers of each question were shuffled, with its 95 % range. The last "
+        "columns are accuracies by form of the question, each over its own questions."
     )
     return Section(
         title="Sensitivity", blocks=(Table(title="Sensitivity", columns=columns, rows=tuple(rows)), Prose(text=text))
