@@ -76,7 +76,7 @@ def test_a_recalibration_of_this_model_is_used_and_another_is_refused(
     ("words", "complaint"),
     [
         (("--estimator", "agreement"), "--uncertainty"),
-        (("--uncertainty", "--estimator", "agrement"), "did you mean agreement"),
+        (("--uncertainty", "--estimator", "agreementt"), "did you mean agreement"),
         (("--uncertainty", "--estimator", "p-ik"), "P(IK) needs a head"),
         (("--uncertainty", "--estimator", "between"), "needs a prior"),
         (("--uncertainty", "--recalibration", "absent.json"), "recalibration file is needed, got absent.json"),

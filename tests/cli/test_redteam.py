@@ -22,7 +22,7 @@ def test_options_become_settings(run: Run) -> None:
 
 
 BAD = {
-    "no such part": (["--parts", "requets"], "parts"),
+    "no such part": (["--parts", "asks"], "parts"),
     "texts without a report": (["--show-texts"], "add --out folder"),
     "out is a file": (["--out", "taken"], "got the file taken"),
     "groups without a server": (["--groups", "names"], "for servers"),
