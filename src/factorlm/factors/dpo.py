@@ -60,7 +60,7 @@ class DpoSettings(Config):
     rank: Annotated[int, Field(ge=1)] = 8
     scale: Annotated[float, Field(gt=0)] = 2.0
     layers: tuple[str, ...] = ("q_proj", "v_proj")
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     epochs: Annotated[int, Field(ge=1)] = 2
     batch_pairs: Annotated[int, Field(ge=1)] = 8
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0

@@ -50,9 +50,9 @@ class Settings(Config):
     judge: str = ""
     second: str = "civil"
     pairs: PositiveInt = 800
-    tuning_pairs: PositiveInt = 240
+    tuning_pairs: PositiveInt = 200
     unseen_pairs: PositiveInt = 300
-    prompts: PositiveInt = 36
+    prompts: PositiveInt = 32
     max_tokens: PositiveInt = 24
     rewards: RewardQuality = RewardQuality()
     frontier: Frontier = Frontier()
