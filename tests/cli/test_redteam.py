@@ -32,7 +32,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_ends_in_one_line(case: str, run: Run) -> None:
+def test_bad_input_ends_in_one_line(case: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     Path("taken").write_text("x")
     options, wanted = BAD[case]
     ran = run("redteam", *options)
