@@ -137,7 +137,7 @@ def _settings(method: str) -> EditSettings:
 
     if method not in METHODS:
         raise UnknownNameError.of("method", method, METHODS)
-    return EditSettings(method=method)  # type: ignore[arg-type]
+    return EditSettings(method=method)
 
 
 def _edits_of(model: str) -> Edits:
