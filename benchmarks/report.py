@@ -26,6 +26,8 @@ SUITES = (
     ("prior-text", "Components of real text", 2, "What these numbers cannot bear stands at the report's end."),
     ("guided", "Guiding by meaning", 3, "What these numbers cannot bear stands at the report's end."),
     ("memory", "Memories", 3, "What these numbers cannot bear stands at the report's end."),
+    ("redteam", "Red teaming", 3, "What these numbers cannot bear stands at the report's end."),
+    ("flywheel", "The flywheel with simulated users", 1, "Users are simulated."),
 )  # fmt: skip
 RIVALS = {
     "prompts": "A model and N instructions to it, multiplied; one text.",

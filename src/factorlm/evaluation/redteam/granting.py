@@ -207,8 +207,11 @@ def _headlines(work: Work, measures: Measures) -> tuple[str, ...]:
             for measure, found in measures.items()
             if measure.startswith("granted, corrected/") and measure.endswith(f"/{judge}") and name in found
         }
-        most = max((rate.n for rate in rates.values()), default=0)  # attacks on some requests only are not ranked
-        known = {attack: rate for attack, rate in rates.items() if rate.value is not None and rate.n == most}
+        asked = {
+            attack: measures[f"granted/{attack}/{judge}"][name].n for attack in rates
+        }  # before topics are looked at
+        most = max(asked.values(), default=0)  # attacks on some requests only are not ranked
+        known = {attack: rate for attack, rate in rates.items() if rate.value is not None and asked[attack] == most}
         if known:
             worst = max(known, key=lambda attack: known[attack].value or 0.0)
             plain = f"{known['plain']} of requests asked plainly, and " if "plain" in known else ""
