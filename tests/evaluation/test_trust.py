@@ -14,7 +14,7 @@ from factorlm.evaluation.claims.claim import ClaimRecord, Outcome
 from factorlm.evaluation.document import Provenance, Report, Table
 from factorlm.evaluation.intervals import Estimate
 from factorlm.evaluation.report import write_report
-from factorlm.evaluation.trust.dimensions import DIMENSIONS
+from factorlm.evaluation.trust.dimensions import ABOUT_TRUST, DIMENSIONS
 from factorlm.evaluation.trust.overview import overview
 
 NAME = "typos-worst-for-taggers"
@@ -97,3 +97,10 @@ def test_the_command_writes_a_page_and_refuses_folders_without_records(
     (records / "robustness/report.json").write_text("{}")
     with pytest.raises(InputError, match="robustness"):
         overview(records)
+
+
+def test_of_a_suite_about_other_things_only_claims_about_trust_are_told(tmp_path: Path) -> None:
+    told = {row[-1] for row in rows(overview(tmp_path), "Safety", "Claims and their verdicts")}
+    assert "unlike-a-corpus" in told
+    assert not told & {"neighbours-improve-texts", "bm25-best-for-likelihood"}
+    assert set(ABOUT_TRUST["memory"]) <= set(CLAIMS)

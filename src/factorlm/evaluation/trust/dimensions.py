@@ -82,3 +82,6 @@ DIMENSIONS = (
         _aspect("poisoned training"),
     )),
 )  # fmt: skip
+
+# Of suites most of whose claims are about other things, those that are about trust.
+ABOUT_TRUST = {"memory": ("unlike-a-corpus",)}

@@ -14,7 +14,7 @@ from factorlm.evaluation.claims.claim import Claim
 from factorlm.evaluation.document import Block, Cell, Column, ModelCard, Prose, Provenance, Report, Section, Table
 from factorlm.evaluation.provenance import commit, machine, versions
 from factorlm.evaluation.suites import SUITES
-from factorlm.evaluation.trust.dimensions import DIMENSIONS, Aspect, Dimension
+from factorlm.evaluation.trust.dimensions import ABOUT_TRUST, DIMENSIONS, Aspect, Dimension
 from factorlm.settings import explain_validation
 
 MOST_FIGURES = 4  # of one record about one aspect; the record has the others
@@ -172,11 +172,15 @@ def _suites(dimension: Dimension) -> list[str]:
 def _claims(dimension: Dimension) -> dict[str, Claim]:
     """Claims that rest on a record of one of the dimension's suites, or stand in a file named after it."""
     suites = _suites(dimension)
+    others = {suite for suite in suites if suite in ABOUT_TRUST}
+    about = {name for suite in others for name in ABOUT_TRUST[suite]}
+    suites = [suite for suite in suites if suite not in others]
     return {
         name: claim
         for name, claim in CLAIMS.items()
         if any(need.startswith(f"benchmarks/records/{suite}/") for need in claim.needs for suite in suites)
         or claim.run.__module__.rpartition(".")[2] in suites
+        or name in about
     }
 
 
