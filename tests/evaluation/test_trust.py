@@ -100,6 +100,7 @@ def test_the_command_writes_a_page_and_refuses_folders_without_records(
 
 
 def test_of_a_suite_about_other_things_only_claims_about_trust_are_told(tmp_path: Path) -> None:
+    write_report(report("memory", **{"copied by exponent/0": 0.1}), tmp_path / "mine")
     told = {row[-1] for row in rows(overview(tmp_path), "Safety", "Claims and their verdicts")}
     assert "unlike-a-corpus" in told
     assert not told & {"neighbours-improve-texts", "bm25-best-for-likelihood"}
