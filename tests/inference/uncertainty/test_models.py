@@ -14,7 +14,7 @@ from factorlm.errors import IncompatibleError, InputError, IntegrityError
 from factorlm.inference.model import Model
 from factorlm.inference.reading import read
 from factorlm.inference.uncertainty import Asking, Known, Query, gather, question_states, train_known
-from factorlm.inference.uncertainty.evidence import next_log_odds, prompt_ids_of
+from factorlm.inference.uncertainty.evidence import next_log_odds, prompt_ids_of, repeats_much
 from factorlm.inference.uncertainty.true_false import NOTHING, asked_whether, true_logits
 from factorlm.models import CausalLM
 from factorlm.models.loading import read_model
@@ -142,3 +142,20 @@ def test_answers_of_a_tiny_model_repeat_with_their_seed(tiny_model: Model) -> No
     assert [e.answer for e in first] == [e.answer for e in other]  # greedy
     assert all(math.isfinite(e.answer.mean_log_prob) for e in first)
     assert torch.is_grad_enabled()
+
+
+def test_what_is_read_together_changes_no_answer(tiny_model: Model) -> None:
+    passages = ("the good bad ten " * 12, "bad the he in a good " * 10)
+    long = [Query("is it good?", f"{passage} ", " a:") for passage in passages]
+    assert repeats_much(tiny_model, long)
+    assert not repeats_much(tiny_model, QUERIES)
+    together = gather(tiny_model, long, ["samples", "true", "variants"], ASKING, vary=lambda q: [q.asked("is it bad?")])
+    for query, evidence in zip(long, together, strict=True):
+        [alone] = gather(tiny_model, [query], ["samples", "true", "variants"], ASKING,
+                         vary=lambda q: [q.asked("is it bad?")])  # fmt: skip
+        assert evidence.texts == alone.texts
+        assert [v.question for v in evidence.variants] == ["is it good?", "is it bad?"]
+        assert [[a.text for a in v.answers] for v in evidence.variants] == [
+            [a.text for a in v.answers] for v in alone.variants
+        ]
+        assert evidence.true_logit == pytest.approx(alone.true_logit, abs=1e-3)

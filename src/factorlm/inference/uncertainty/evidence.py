@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,9 +13,12 @@ from factorlm.algebra import LocalProduct, device_of, pad_left
 from factorlm.factors.headed import fuse
 from factorlm.inference.draw import Sampling
 from factorlm.inference.model import Model
+from factorlm.models.causal import common_start
 from factorlm.settings import Config
 
 READ_TOKENS = 4096  # read at once, padding included
+ALIKE = 0.6  # share of the longest row that all rows of a batch begin with
+MOST_REPEATED = 64  # tokens that each row of a batch may read for itself
 EXAMPLES = (
     ("How many days are there in a week?", "seven"),
     ("Which planet is nearest to the Sun?", "Mercury"),
@@ -151,18 +154,37 @@ def _answers(
     model: Model, queries: Sequence[Query], asking: Asking, n: int, sampling: Sampling
 ) -> list[tuple[Answer, ...]]:
     found: list[tuple[Answer, ...]] = [()] * len(queries)
-    for is_chat in (False, True):
-        chosen = [i for i, query in enumerate(queries) if query.is_chat == is_chat]
-        if not chosen:
-            continue
+    for batch in _asked_together(model, queries, n):
         responses = model.generate(
-            [queries[i].prompt for i in chosen], n=n, max_tokens=asking.max_tokens, seed=asking.seed, sampling=sampling,
-            chat=is_chat,
+            [queries[i].prompt for i in batch], n=n, max_tokens=asking.max_tokens, seed=asking.seed, sampling=sampling,
+            chat=queries[batch[0]].is_chat,
         )  # fmt: skip
         answers = [Answer(r.text.strip(), r.log_prob, len(r.token_ids)) for r in responses]
-        for place, i in enumerate(chosen):
+        for place, i in enumerate(batch):
             found[i] = tuple(answers[place * n : (place + 1) * n])
     return found
+
+
+def _asked_together(model: Model, queries: Sequence[Query], n: int) -> list[list[int]]:
+    """Numbers of queries, in batches.
+
+    What all rows of a batch begin with is read once, and the rest once a row: where that is long and a question has
+    several rows, as behind a passage, it is asked by itself.
+    """
+    batches = []
+    for is_chat in (False, True):
+        chosen = [i for i, query in enumerate(queries) if query.is_chat == is_chat]
+        if chosen and n > 1 and repeats_much(model, [queries[i] for i in chosen]):
+            batches += [[i] for i in chosen]
+        elif chosen:
+            batches.append(chosen)
+    return batches
+
+
+def repeats_much(model: Model, queries: Sequence[Query]) -> bool:
+    """Whether much is left of a prompt behind what all of them begin with."""
+    rows = [tuple(prompt_ids_of(model, query)) for query in queries]
+    return max(map(len, rows)) - len(common_start(rows)) > MOST_REPEATED
 
 
 def prompt_ids_of(model: Model, query: Query, max_tokens: int = 0) -> list[int]:
@@ -174,14 +196,26 @@ def prompt_ids_of(model: Model, query: Query, max_tokens: int = 0) -> list[int]:
 def next_log_odds(model: Model, contexts: Sequence[Sequence[int]], first: int, second: int) -> list[float]:
     """Nats by which one next token is likelier than another behind each context."""
     factor = fuse(LocalProduct.of(model.factor))
-    order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
     found = [math.nan] * len(contexts)
-    while order:
-        size = max(1, READ_TOKENS // len(contexts[order[-1]]))
-        batch, order = order[:size], order[size:]
+    for batch in _read_together([tuple(context) for context in contexts]):
         prefix_BT = pad_left([list(contexts[i]) for i in batch]).to(device_of(factor))
         log_prob_BV = factor.start(prefix_BT).log_weight_BV
         odds_B = (log_prob_BV[:, first] - log_prob_BV[:, second]).tolist()
         for i, odds in zip(batch, odds_B, strict=True):
             found[i] = odds
     return found
+
+
+def _read_together(rows: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+    """Numbers of rows, in batches that mostly begin alike, so that most of them is read once."""
+    order = sorted(range(len(rows)), key=lambda i: rows[i])
+    while order:
+        size = 1
+        while size < len(order):
+            tried = [rows[i] for i in order[: size + 1]]
+            longest = max(map(len, tried))
+            if len(common_start(tried)) < ALIKE * longest or longest * (size + 1) > READ_TOKENS:
+                break
+            size += 1
+        yield order[:size]
+        order = order[size:]

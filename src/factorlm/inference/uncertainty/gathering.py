@@ -16,6 +16,7 @@ from factorlm.inference.uncertainty.evidence import (
     Variant,
     greedy_answers,
     prompt_ids_of,
+    repeats_much,
     sampled_answers,
 )
 from factorlm.inference.uncertainty.known import Known, question_states
@@ -94,13 +95,12 @@ def gather(
 def _with_variants(
     model: Model, queries: Sequence[Query], found: list[Evidence], asking: Asking, vary: Vary, replications: int
 ) -> list[Evidence]:
-    """Answers to every variant, all of them asked together."""
+    """Answers to every variant; those of one question are asked together, and all where little stands before."""
     rows = [[query, *vary(query)] for query in queries]
-    answers = iter(
-        sampled_answers(
-            model, [query for row in rows for query in row], asking.model_copy(update={"samples": replications})
-        )
-    )
+    asking = asking.model_copy(update={"samples": replications})
+    asked = [query for row in rows for query in row]
+    parts = rows if repeats_much(model, asked) else [asked]
+    answers = iter([answer for part in parts for answer in sampled_answers(model, part, asking)])
     variants = [tuple(Variant(query.question, next(answers)) for query in row) for row in rows]
     return [replace(evidence, variants=row) for evidence, row in zip(found, variants, strict=True)]
 

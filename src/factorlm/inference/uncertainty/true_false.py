@@ -24,20 +24,18 @@ SHOWN = (
 NOTHING = "no answer"
 
 
-def asked_whether(
-    question: str, answer: str, *, true_first: bool, ideas: Sequence[str] = (), shown: bool = True
-) -> str:
-    """The text behind which the model chooses a letter.
+def asked_whether(question: str, answer: str, *, true_first: bool, ideas: Sequence[str] = (), passage: str = "") -> str:
+    """The text behind which the model chooses a letter, after examples.
 
     Args:
         question: alone.
         answer: that is proposed.
         true_first: whether (A) is true and (B) false, or the other way round.
         ideas: other answers, told before; none leaves them out.
-        shown: whether examples stand before.
+        passage: that the question is about.
     """
 
-    def one(asked: str, proposed: str, brainstormed: Sequence[str]) -> str:
+    def one(asked: str, proposed: str, brainstormed: Sequence[str] = ()) -> str:
         told = "".join(f"\nPossible answer: {idea}" for idea in brainstormed)
         first, second = ("True", "False") if true_first else ("False", "True")
         return (
@@ -45,10 +43,8 @@ def asked_whether(
             f" (B) {second}\nThe proposed answer is:"
         )
 
-    examples = [
-        f"{one(asked, said, ())}{BRACKET}{LETTERS[is_true != true_first]})\n\n" for asked, said, is_true in SHOWN
-    ]
-    return "".join(examples if shown else ()) + one(question, answer, ideas)
+    shown = [f"{one(asked, said)}{BRACKET}{LETTERS[is_true != true_first]})\n\n" for asked, said, is_true in SHOWN]
+    return "".join(shown) + (f"Passage: {passage}\n" if passage else "") + one(question, answer, ideas)
 
 
 def true_logits(
@@ -67,7 +63,9 @@ def true_logits(
         told = list(ideas[i])[:BRAINSTORMED] if ideas else []
         for proposed in (answer or NOTHING, NOTHING):
             for true_first in (True, False):
-                text = _passage(query) + asked_whether(query.question, proposed, true_first=true_first, ideas=told)
+                text = asked_whether(
+                    query.question, proposed, true_first=true_first, ideas=told, passage=_passage(query)
+                )
                 contexts.append([*model.lm.start_ids, *model.lm.encode_text(text + BRACKET)])
     odds = next_log_odds(model, contexts, *(model.lm.encode_text(letter)[0] for letter in LETTERS))
     logits = []
@@ -78,6 +76,6 @@ def true_logits(
 
 
 def _passage(query: Query) -> str:
-    """The passage that a query tells, if it tells one."""
+    """The passage that a query tells; empty if it tells none."""
     _, found, rest = query.before.rpartition("Passage: ")
-    return f"Passage: {rest.removesuffix('Question: ').rstrip()}\n\n" if found else ""
+    return rest.removesuffix("Question: ").rstrip() if found else ""
