@@ -14,7 +14,7 @@ from factorlm.evaluation.intervals import Estimate
 from factorlm.models.editing.guard import WARN
 
 RECORD = "editing/report.json"
-MADE_BY = "factorlm eval editing --out benchmarks/records/editing"
+MADE_BY = "factorlm eval editing --set model.singles=12 --set hard.cases=8 --out benchmarks/records/editing"
 WORLD, REAL = "fact world", "smollm2"
 MENG = "Meng et al. 2022, ROME, arXiv:2202.05262"
 YANG = "Yang et al. 2024, The butterfly effect of model editing, arXiv:2402.09656"

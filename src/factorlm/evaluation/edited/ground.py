@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
@@ -53,14 +54,27 @@ class Ground:
         """The composition with another language model in the place of its own, in what reads its states too."""
         return over(self.model, lm)
 
-    def nats(self, model: Model, *, large: bool = False) -> float:
+    @cached_property
+    def base_nats(self) -> float:
+        """Nats a token of the guard's sentences before any edit."""
+        return self.nats(self.model)
+
+    def nats(self, model: Model) -> float:
         """Nats a token of the guard's sentences."""
-        found = token_log_probs(model, self.large_guard if large else self.guard, batch_tokens=BATCH_TOKENS)
-        return -float(np.concatenate(found).mean())
+        return _nats(model, self.guard)
+
+    def both_nats(self, model: Model) -> tuple[float, float]:
+        """Nats a token of the sentences of both guards, the small one and the large one, which begins with it."""
+        small = self.nats(model)
+        return small, small if self.large_guard == self.guard else _nats(model, self.large_guard)
 
     def accuracy(self, model: Model) -> float:
         """Share of questions answered right, the mean over quizzes."""
         return float(np.mean([quiz_accuracy(model, questions) for questions in self.quizzes.values()]))
+
+
+def _nats(model: Model, sentences: Sequence[str]) -> float:
+    return -float(np.concatenate(token_log_probs(model, sentences, batch_tokens=BATCH_TOKENS)).mean())
 
 
 def over(model: Model, lm: CausalLM) -> Model:

@@ -23,6 +23,7 @@ from factorlm.models.loading import read_model
 
 ME_PPL = "me_ppl/all"
 QUESTIONS = ("commonsense_qa", "truthfulqa")
+LONGEST = 120  # characters of a guard's sentence
 NUM_WRONG = 3  # wrong objects beside the right one
 
 
@@ -46,8 +47,10 @@ def real_ground(
     order = np.random.default_rng(bench.seed).permutation(len(rows))
     subjects = [case.fact.subject.lower() for case in cases]
     mixed = [rows[i] for i in order]
-    watched = [text for text in mixed if not any(subject in text.lower() for subject in subjects)][:large]
-    read = [text for text in mixed if text not in set(watched)]
+    short = (text for text in mixed if len(text) <= LONGEST)
+    watched = [text for text in short if not any(subject in text.lower() for subject in subjects)][:large]
+    kept = set(watched)
+    read = [text for text in mixed if text not in kept]
     bench.used[ME_PPL] = fingerprint(mixed)
     key = {"model": composed.fingerprint, "questions": questions, "guard": guard, "tokens": tokens, "seed": bench.seed}
     return _ground(

@@ -62,7 +62,7 @@ def _row(ground: Ground, way: str, case: Case, doses: Doses) -> Row:
     behind = ground.prefixes[0] if ground.prefixes else ""
     return {
         "norm": relative_norm(ground.model.lm, change), "denominator": denominator,
-        "ratio": math.exp(min(50.0, ground.nats(model) - ground.nats(ground.model))),
+        "ratio": math.exp(min(50.0, ground.nats(model) - ground.base_nats)),
         "efficacy": probed(model, case, with_start=with_start)["efficacy"],
         "prefixed": probed(model, case, before=behind, with_start=with_start)["efficacy"],
     }  # fmt: skip

@@ -62,8 +62,9 @@ def _state(ground: Ground, lm: CausalLM, cases: Sequence[Case], norm: float) -> 
     model = ground.over(lm)
     probes = [probed(model, case) for case in cases]
     shares = {name: _mean([probe[name] for probe in probes]) for name in SHARES}
-    return {"facts": float(len(cases)), **shares, "nats": ground.nats(model), "large": ground.nats(model, large=True),
-            "accuracy": ground.accuracy(model), "norm": norm}  # fmt: skip
+    small, large = ground.both_nats(model)
+    return {"facts": float(len(cases)), **shares, "nats": small, "large": large, "accuracy": ground.accuracy(model),
+            "norm": norm}  # fmt: skip
 
 
 def _mean(values: Sequence[float]) -> float:

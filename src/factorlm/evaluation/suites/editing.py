@@ -77,13 +77,13 @@ class RealModel(Config):
     """
 
     doses: Doses = Doses(edit=EditSettings(value=ValueSettings(prefixes=(5, 10), steps=20)))
-    singles: PositiveInt = 5
+    singles: PositiveInt = 3
     stops: tuple[PositiveInt, ...] = ()
     guard: PositiveInt = 50
-    large: PositiveInt = 200
-    questions: PositiveInt = 12
-    tokens: PositiveInt = 8000
-    max_tokens: Annotated[int, Field(ge=0)] = 20
+    large: PositiveInt = 50
+    questions: PositiveInt = 6
+    tokens: PositiveInt = 5000
+    max_tokens: Annotated[int, Field(ge=0)] = 16
 
 
 class FirstTokens(Config):
@@ -94,7 +94,7 @@ class FirstTokens(Config):
         readings: with or without a start token.
     """
 
-    cases: PositiveInt = 4
+    cases: PositiveInt = 3
     readings: tuple[Reading, ...] = (BARE,)
 
 
@@ -123,7 +123,7 @@ class Settings(Config):
         return cls(
             world=FactWorld(singles=100, large=1000, removed=10),
             model=RealModel(
-                doses=Doses(), singles=50, stops=(1, 3, 10, 30), large=1000, questions=50, tokens=50_000, max_tokens=60
+                doses=Doses(), singles=30, stops=(1, 3, 10, 30), large=300, questions=25, tokens=50_000, max_tokens=40
             ),
             hard=FirstTokens(cases=20, readings=(BARE, WITH_START)),
         )
