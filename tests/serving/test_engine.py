@@ -192,7 +192,7 @@ def test_too_much_is_refused_and_a_closing_engine_finishes_what_it_began(served:
         long = job_of(engine, "the", max_tokens=60, recipe=Recipe(language=("regex", "[a-z ]{90}")))
         tasks = [asyncio.create_task(all_of(engine, long)) for _ in range(3)]
         for _ in range(500):
-            if engine.load()["rows_waiting"] == 2:
+            if (engine.load()["rows_active"], engine.load()["rows_waiting"]) == (1, 2):
                 break
             await asyncio.sleep(0.01)
         with pytest.raises(OverloadedError) as refused:
