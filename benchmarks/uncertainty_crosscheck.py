@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--polygraph", type=Path, required=True, help="folder lm_polygraph of an installation")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--set", dest="which", default="nq_open")
-    parser.add_argument("--questions", type=int, default=40)
+    parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RECORD)
     args = parser.parse_args()
     theirs = load(args.polygraph)

@@ -37,7 +37,7 @@ def ask(
     ] = True,
     chat: Annotated[bool, typer.Option("--chat", help="Ask the question as a message.")] = False,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Answers that estimators compare.")] = 10,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.01, help="That they are drawn at.")] = 1.0,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.01, help="That they are drawn at.")] = 0.7,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Most tokens of an answer.")] = 12,
     variants: Annotated[int, typer.Option("--variants", min=1, help="Of the question, for inv-entropy.")] = 5,
     brainstorm: Annotated[bool, typer.Option("--brainstorm", help="Tell p-true five samples before.")] = False,

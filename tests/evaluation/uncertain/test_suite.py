@@ -15,7 +15,7 @@ from factorlm.inference.uncertainty import Asking
 
 WORLD = WorldSettings(subjects=16, relations=2, objects=4, first_names=4, frequencies=(0, 2, 8, 24))
 TRAINING = Training(width=32, depth=2, heads=2, epochs=6, batch_texts=16, learning_rate=1e-2)
-ASKING = Asking(samples=4, max_tokens=4, stop=(".", "\n"))
+ASKING = Asking(samples=4, max_tokens=4, temperature=1.0, stop=(".", "\n"))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from factorlm.models import CausalLM
 from factorlm.models.loading import read_model
 
 QUERIES = [Query("is it good?", "the ", " a:"), Query("is the bad", "", ":"), Query("the ten bad, good", "", " ")]
-ASKING = Asking(samples=3, max_tokens=4)
+ASKING = Asking(samples=3, max_tokens=4, temperature=1.0)
 
 
 @pytest.fixture(scope="module")

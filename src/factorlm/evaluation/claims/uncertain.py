@@ -11,7 +11,7 @@ from factorlm.evaluation.intervals import Estimate
 
 RECORD = "uncertainty/report.json"
 MADE_BY = (
-    "factorlm eval uncertainty --vs 'smollm2 * toxic^-2' --set "
+    "factorlm eval uncertainty --vs 'smollm2 * toxic^-2' --set questions.xquad_en=120 --set perturbed.questions=60 --set "
     "'questions.folder=\"src/factorlm/inference/uncertainty/shelf\"' --out benchmarks/records/uncertainty"
 )
 SONG = "Song et al. 2025, Inv-Entropy, arXiv:2506.09684"

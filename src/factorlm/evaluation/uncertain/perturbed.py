@@ -35,10 +35,10 @@ class Perturbed(Config):
         asking: how answers are had.
     """
 
-    questions: PositiveInt = 30
+    questions: PositiveInt = 20
     gaap: Gaap = Gaap()
     replications: PositiveInt = 3
-    asking: Asking = Asking(temperature=0.7, max_tokens=8)
+    asking: Asking = Asking(max_tokens=8)
 
     @classmethod
     def sized(cls, size: str) -> Perturbed:

@@ -27,7 +27,7 @@ WORDINGS = ("{object}", "the famous {object}", "surely {object}", "{object} of c
 STOPS = (".", "\n")
 STRANGERS = 3000  # as `make_corpus` has them
 ROWS = 256  # texts of the small model written together
-SHORT = Asking(samples=10, max_tokens=5, stop=STOPS)
+SHORT = Asking(samples=10, max_tokens=5, temperature=1.0, stop=STOPS)
 
 
 class Planted(Config):

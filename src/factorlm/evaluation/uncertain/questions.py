@@ -52,9 +52,9 @@ class Questions(Config):
         folder: where recalibration files are written; empty for the user's own folder.
     """
 
-    xquad_en: PositiveInt = 50
-    nq_open: PositiveInt = 40
-    fairytale_qa: PositiveInt = 30
+    xquad_en: PositiveInt = 40
+    nq_open: PositiveInt = 30
+    fairytale_qa: PositiveInt = 20
     choices: PositiveInt = 80
     asking: Asking = Asking()
     folder: str = ""

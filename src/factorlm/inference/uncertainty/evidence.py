@@ -72,7 +72,7 @@ class Asking(Config):
 
     samples: int = 10
     max_tokens: int = 12
-    temperature: float = 1.0
+    temperature: float = 0.7
     stop: tuple[str, ...] = ("\n",)
     seed: int = 0
 
