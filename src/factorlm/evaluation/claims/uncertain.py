@@ -11,8 +11,8 @@ from factorlm.evaluation.intervals import Estimate
 
 RECORD = "uncertainty/report.json"
 MADE_BY = (
-    "factorlm eval uncertainty --vs 'smollm2 * toxic^-2' --set questions.xquad_en=120 --set perturbed.questions=60 --set "
-    "'questions.folder=\"src/factorlm/inference/uncertainty/shelf\"' --out benchmarks/records/uncertainty"
+    "factorlm eval uncertainty --vs 'smollm2 * toxic^-2' --set questions.xquad_en=120 --set perturbed.questions=60 "
+    "--set 'questions.folder=\"src/factorlm/inference/uncertainty/shelf\"' --out benchmarks/records/uncertainty"
 )
 SONG = "Song et al. 2025, Inv-Entropy, arXiv:2506.09684"
 KADAVATH = "Kadavath et al. 2022, Language models (mostly) know what they know, arXiv:2207.05221"
