@@ -41,9 +41,8 @@ CLOSE = 1e-6
 
 def load(package: Path) -> types.SimpleNamespace:
     """Their estimators and metrics, without what the package's own __init__ imports."""
-    for name, folder in (("lm_polygraph", package), ("lm_polygraph.estimators", package / "estimators"),
-                         ("lm_polygraph.ue_metrics", package / "ue_metrics"),
-                         ("lm_polygraph.utils", package / "utils")):  # fmt: skip
+    for room in ("", ".estimators", ".ue_metrics", ".utils"):
+        name, folder = f"lm_polygraph{room}", package / room.removeprefix(".")
         module = types.ModuleType(name)
         module.__path__ = [str(folder)]
         sys.modules[name] = module
