@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,16 +33,31 @@ class Case:
     neighbours: tuple[str, ...]
 
 
-def counterfact_cases(data: DataFolder, number: int, seed: int = 0) -> list[Case]:
+def counterfact_cases(
+    data: DataFolder, number: int, seed: int = 0, *, is_wanted: Callable[[Case], bool] = lambda case: True
+) -> list[Case]:
     """Cases of CounterFact in random order; a larger number keeps those of a smaller one.
+
+    Args:
+        data: where the data set is.
+        number: of cases.
+        seed: of the order.
+        is_wanted: whether a case is taken.
 
     Raises:
         InputError: if there are not as many, or the data set is missing.
     """
     rows = data.rows(COUNTERFACT)
-    if number > len(rows):
-        raise InputError(f"at most {len(rows)} facts are in {COUNTERFACT}, got {number}; ask for fewer")
-    return [_case(rows[i]) for i in np.random.default_rng(seed).permutation(len(rows))[:number]]
+    found: list[Case] = []
+    for i in np.random.default_rng(seed).permutation(len(rows)):
+        if len(found) == number:
+            break
+        case = _case(rows[i])
+        if is_wanted(case):
+            found.append(case)
+    if len(found) < number:
+        raise InputError(f"at most {len(found)} facts of {COUNTERFACT} can be taken, got {number}; ask for fewer")
+    return found
 
 
 def first_token_cases(data: DataFolder, lm: CausalLM, number: int, *, hard: bool, seed: int = 0) -> list[Case]:

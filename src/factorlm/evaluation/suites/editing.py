@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from factorlm.errors import InputError
-from factorlm.evaluation.edited.cases import counterfact_cases, first_token_cases, world_cases
-from factorlm.evaluation.edited.ground import Ground
+from factorlm.evaluation.edited.cases import Case, counterfact_cases, first_token_cases, world_cases
+from factorlm.evaluation.edited.ground import Ground, probed
 from factorlm.evaluation.edited.grounds import real_ground, world_ground
 from factorlm.evaluation.edited.hard import BARE, HARD, ORDINARY, WITH_START, Reading, hard_part, hard_rows
 from factorlm.evaluation.edited.layers import layers_part
@@ -26,8 +26,8 @@ from factorlm.settings import Config
 
 PartName = Literal["world", "model", "hard"]
 CAUTIONS = (
-    "A fact counts as known to the model under test if its old target is more probable than the new one; a small model "
-    "knows few of the facts of CounterFact, so efficacy starts above zero and neighbourhood below one.",
+    "Facts of CounterFact are those whose old target the model under test prefers to the new one behind the prompt, "
+    "which is not to know them: behind other wordings it may not, and of neighbours it is often wrong before any edit.",
     "The fact world is a small network that has read templates only; what it shows of methods is exact there, and no "
     "proof for large models.",
 )
@@ -71,12 +71,14 @@ class RealModel(Config):
 
     Attributes:
         doses: how facts are written.
+        is_known: take only facts whose old target the model prefers to the new one, behind the prompt.
         singles: facts changed one by one.
         stops: numbers of facts in one model that are measured; empty measures none.
         guard, large, questions, tokens, max_tokens: as in `FactWorld`; questions are of each of two sets.
     """
 
     doses: Doses = Doses(edit=EditSettings(value=ValueSettings(prefixes=(5, 10), steps=20)))
+    is_known: bool = True
     singles: PositiveInt = 3
     stops: tuple[PositiveInt, ...] = ()
     guard: PositiveInt = 50
@@ -174,7 +176,7 @@ def _world(bench: Workbench, settings: Settings) -> Part:
 
 def _model(bench: Workbench, settings: Settings) -> Part:
     chosen = settings.model
-    cases = counterfact_cases(bench.data, max(chosen.singles, *chosen.stops, 1), bench.seed)
+    cases = _cases(bench, chosen)
     ground = _real(bench, settings, chosen.doses)
     rows = single_rows(bench, ground, settings.ways, cases[: chosen.singles], chosen.doses, chosen.max_tokens)
     parts = [
@@ -200,9 +202,21 @@ def _hard(bench: Workbench, settings: Settings) -> Part:
 
 def _real(bench: Workbench, settings: Settings, doses: Doses) -> Ground:
     chosen = settings.model
-    cases = counterfact_cases(bench.data, max(chosen.singles, *chosen.stops, 1), bench.seed)
-    return real_ground(bench, doses, cases, guard=chosen.guard, large=chosen.large, questions=chosen.questions,
-                       tokens=chosen.tokens)  # fmt: skip
+    return real_ground(bench, doses, _cases(bench, chosen), guard=chosen.guard, large=chosen.large,
+                       questions=chosen.questions, tokens=chosen.tokens)  # fmt: skip
+
+
+def _cases(bench: Workbench, chosen: RealModel) -> list[Case]:
+    composed = bench.models[0]
+
+    def is_known(case: Case) -> bool:
+        key = {"what": "known", "model": composed.fingerprint, "fact": case.fact.model_dump()}
+        alone = Case(case.fact, (), ())
+        return bool(bench.cache.get(key, lambda: probed(composed.model, alone)["efficacy"] == 0))
+
+    number = max(chosen.singles, *chosen.stops, 1)
+    wanted = is_known if chosen.is_known else lambda case: True
+    return counterfact_cases(bench.data, number, bench.seed, is_wanted=wanted)
 
 
 MEASURES: dict[str, Callable[[Workbench, Settings], Part]] = {"world": _world, "model": _model, "hard": _hard}
